@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver of the Azure Integrated HSM, a PCI function that keeps keys and works with them.
+//!
+//! How the parts fit together is in `Documentation/architecture.rst`; in short, from the top:
+//!
+//! - [`driver`] binds to functions, [`ioctl`] serves the device node;
+//! - [`session`] has the rules of sessions, [`orphans`] flushes those that nobody has any more;
+//! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for;
+//! - [`queue`] is the queue pair, with its [`slot`]s and [`tags`], and [`combine`] below it;
+//! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
+
+mod admin;
+mod aes;
+mod combine;
+mod ctrl;
+mod driver;
+mod hsm;
+mod ioctl;
+mod number;
+mod orphans;
+mod params;
+mod queue;
+mod regs;
+mod session;
+mod slot;
+mod sys;
+mod tags;
+mod uapi;
+
+use kernel::{
+    driver::Registration,
+    prelude::*, //
+};
+
+/// The module: it is loaded as long as the driver is registered.
+#[pin_data]
+struct AzihsmModule {
+    #[pin]
+    registration: Registration<sys::pci::Adapter<driver::Azihsm>>,
+}
+
+impl kernel::InPlaceModule for AzihsmModule {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            registration <- Registration::new(
+                <Self as kernel::ModuleMetadata>::NAME,
+                module,
+            ),
+        })
+    }
+}
+
+module! {
+    type: AzihsmModule,
+    name: "azihsm",
+    authors: ["The azihsm authors"],
+    description: "Azure Integrated HSM driver",
+    license: "GPL",
+    params: {
+        abort_timeout_in_sec: i32 {
+            default: 6,
+            description: "Seconds after which a command is given up (6 or more)",
+        },
+        num_hsm_slots: i32 {
+            default: 16,
+            description: "Entries of each HSM queue (2 to 1024)",
+        },
+        num_aes_slots: i32 {
+            default: 16,
+            description: "Entries of each AES queue (2 to 1024)",
+        },
+    },
+}

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The controller: everything that one bound function has.
+//!
+//! Documentation/device.rst 2.8 (start and stop), 3.8 (interrupt vectors).
+
+use kernel::{
+    device::{
+        Bound,
+        Core, //
+    },
+    irq::IrqReturn,
+    pci,
+    prelude::*,
+    sync::Arc,
+    time::{
+        msecs_to_jiffies,
+        Jiffies, //
+    },
+    types::ForLt, //
+};
+
+use crate::{
+    admin,
+    admin::{
+        Admin,
+        Identify, //
+    },
+    aes::Aes,
+    hsm,
+    hsm::Hsm,
+    orphans::Orphans,
+    params,
+    queue::{
+        Class,
+        Notify,
+        Pool, //
+    },
+    regs::{
+        Doorbells,
+        QueueId,
+        Registers, //
+    },
+    sys,
+    sys::{
+        live::Interrupts,
+        pci::Enabled, //
+    },
+    tags::Patience,
+    uapi, //
+};
+
+/// The family of controllers, for [`crate::sys::gate::Gate`].
+pub(crate) type CtrlFamily = ForLt!(Ctrl<'_>);
+
+/// MSI-X vectors of the HSM queues: 1 to 15.
+const FIRST_HSM_VECTOR: u16 = 1;
+/// MSI-X vectors of the AES queues: 16 to 31.
+const FIRST_AES_VECTOR: u16 = 16;
+/// Vectors that the device can use.
+const MAX_VECTORS: u16 = 32;
+
+/// Names of the vectors, in `/proc/interrupts`.
+const VECTOR_NAMES: [&CStr; MAX_VECTORS as usize] = [
+    c"azihsm-admin",
+    c"azihsm-hsm1",
+    c"azihsm-hsm2",
+    c"azihsm-hsm3",
+    c"azihsm-hsm4",
+    c"azihsm-hsm5",
+    c"azihsm-hsm6",
+    c"azihsm-hsm7",
+    c"azihsm-hsm8",
+    c"azihsm-hsm9",
+    c"azihsm-hsm10",
+    c"azihsm-hsm11",
+    c"azihsm-hsm12",
+    c"azihsm-hsm13",
+    c"azihsm-hsm14",
+    c"azihsm-hsm15",
+    c"azihsm-aes16",
+    c"azihsm-aes17",
+    c"azihsm-aes18",
+    c"azihsm-aes19",
+    c"azihsm-aes20",
+    c"azihsm-aes21",
+    c"azihsm-aes22",
+    c"azihsm-aes23",
+    c"azihsm-aes24",
+    c"azihsm-aes25",
+    c"azihsm-aes26",
+    c"azihsm-aes27",
+    c"azihsm-aes28",
+    c"azihsm-aes29",
+    c"azihsm-aes30",
+    c"azihsm-aes31",
+];
+
+/// See the [module](self).
+///
+/// Dropping it stops the device before any memory that the device knows of is freed.
+pub(crate) struct Ctrl<'bound> {
+    admin: Pool<Admin>,
+    hsm: Pool<Hsm>,
+    aes: Pool<Aes>,
+    orphans: Arc<Orphans>,
+    vectors: pci::IrqVectorRegistration<'bound>,
+    doorbells: Doorbells<'bound>,
+    registers: Registers<'bound>,
+    timeout: Jiffies,
+    info: uapi::DevInfo,
+    gcm_unaligned: bool,
+    // Last: the function stays enabled until all that uses it is gone.
+    enabled: Enabled<'bound>,
+}
+
+impl<'bound> Ctrl<'bound> {
+    /// Starts the controller of `dev`, as far as identifying it and allocating its queues.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if it is not such a device or is gone, `ETIMEDOUT` if it does not start, `EIO` if
+    /// it has a fault or answers with nonsense, `ENOMEM`, `EBUSY`.
+    pub(crate) fn new(dev: &'bound pci::Device<Core<'_>>, orphans: Arc<Orphans>) -> Result<Self> {
+        let enabled = Enabled::new(dev)?;
+        let dev = enabled.dev();
+        let registers = Registers::new(dev)?;
+        let doorbells = Doorbells::new(dev)?;
+        let vectors = dev
+            .alloc_irq_vectors(
+                1,
+                u32::from(MAX_VECTORS),
+                pci::IrqTypes::default().with(pci::IrqType::MsiX),
+            )
+            .inspect_err(|_| dev_err!(dev, "no MSI-X vectors\n"))?;
+
+        // From here on the destructor stops the controller if a step fails.
+        let mut this = Self {
+            admin: Pool::new()?,
+            hsm: Pool::new()?,
+            aes: Pool::new()?,
+            orphans,
+            vectors,
+            doorbells,
+            registers,
+            timeout: msecs_to_jiffies(params::command_timeout_ms()),
+            info: uapi::DevInfo::default(),
+            gcm_unaligned: false,
+            enabled,
+        };
+        this.enable()?;
+        this.identify()?;
+        Ok(this)
+    }
+
+    fn dev(&self) -> &'bound pci::Device<Bound> {
+        self.enabled.dev()
+    }
+
+    /// Brings the controller from whatever state it is in to ready.
+    fn enable(&mut self) -> Result {
+        let dev = self.dev();
+
+        self.admin.add(
+            dev.as_ref(),
+            QueueId::ADMIN,
+            admin::ENTRIES,
+            // Looked at on each tick as well: the first commands come before the handlers.
+            Notify::Poll,
+            (),
+        )?;
+        let [queue] = self.admin.queues() else {
+            return Err(EINVAL);
+        };
+
+        // Whoever had the device before may have left it running.
+        self.registers
+            .disable()
+            .and_then(|()| {
+                self.registers
+                    .enable(queue.sq_address(), queue.cq_address(), queue.size())
+            })
+            .inspect_err(|error| match *error {
+                ENODEV => dev_err!(dev, "device does not answer\n"),
+                EIO => dev_err!(dev, "controller has a fault\n"),
+                _ => dev_err!(dev, "controller does not become ready\n"),
+            })
+    }
+
+    fn sender(&self) -> admin::Sender<'_> {
+        admin::Sender {
+            pool: &self.admin,
+            doorbells: &self.doorbells,
+            patience: Patience {
+                timeout: msecs_to_jiffies(admin::TIMEOUT_MS),
+                killable: false,
+            },
+        }
+    }
+
+    /// Asks the controller what it is and has, and allocates that many queues.
+    fn identify(&mut self) -> Result {
+        let dev = self.dev();
+        let sender = self.sender();
+
+        let identify = sender
+            .identify()
+            .inspect_err(|failure| dev_err!(dev, "cannot identify the device: {failure}\n"))?;
+        let hsm_queues = sender.hsm_queues(QueueId::MAX_HSM).inspect_err(|failure| {
+            if failure.is_no_groups() {
+                dev_err!(dev, "function owns no resource groups\n");
+            } else {
+                dev_err!(dev, "cannot count the HSM queues: {failure}\n");
+            }
+        })?;
+        let aes_queues = sender
+            .aes_queues(QueueId::MAX_AES)
+            .inspect_err(|failure| dev_err!(dev, "cannot count the AES queues: {failure}\n"))?;
+        let gcm_unaligned = sender
+            .gcm_unaligned()
+            .inspect_err(|failure| dev_err!(dev, "cannot read the features: {failure}\n"))?;
+
+        self.gcm_unaligned = gcm_unaligned;
+        self.info = device_info(dev, &identify);
+        self.allocate(hsm_queues, aes_queues)
+    }
+
+    /// Allocates the HSM and AES queues.
+    fn allocate(&mut self, hsm_queues: u16, aes_queues: u16) -> Result {
+        let dev = self.dev();
+        let max_entries = self.registers.capabilities()?.mqes().get() + 1;
+        let vectors = u16::try_from(self.vectors.len())?.min(MAX_VECTORS);
+        let hsm_vectors = vectors
+            .min(FIRST_AES_VECTOR)
+            .saturating_sub(FIRST_HSM_VECTOR);
+        let aes_vectors = vectors.saturating_sub(FIRST_AES_VECTOR);
+
+        for index in 0..hsm_queues {
+            self.hsm.add(
+                dev.as_ref(),
+                QueueId::hsm(index)?,
+                params::hsm_entries(max_entries),
+                notify(FIRST_HSM_VECTOR, hsm_vectors, index),
+                self.orphans.clone(),
+            )?;
+        }
+        for index in 0..aes_queues {
+            self.aes.add(
+                dev.as_ref(),
+                QueueId::aes(index)?,
+                params::aes_entries(max_entries),
+                notify(FIRST_AES_VECTOR, aes_vectors, index),
+                (),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Makes the device use the queues. To be called when the interrupt handlers are registered.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the device refuses, `ETIMEDOUT`.
+    pub(crate) fn start(&self) -> Result {
+        fn create<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) -> Result {
+            for queue in pool.queues() {
+                ctrl.sender().create(queue).inspect_err(|failure| {
+                    let id = queue.id().get();
+                    dev_err!(ctrl.dev(), "cannot create queue {id}: {failure}\n");
+                })?;
+            }
+            Ok(())
+        }
+        create(self, &self.hsm)?;
+        create(self, &self.aes)
+    }
+
+    /// Stops the device and ends what is under way, without a result. Nothing can be submitted any
+    /// more afterwards. May be called more than once.
+    pub(crate) fn stop(&self) {
+        fn halt<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
+            for queue in pool.queues() {
+                queue.halt(&ctrl.doorbells);
+            }
+        }
+        fn release<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
+            for queue in pool.queues() {
+                queue.release(&ctrl.doorbells);
+                if let stray @ 1.. = queue.take_stray() {
+                    let id = queue.id().get();
+                    dev_warn!(
+                        ctrl.dev(),
+                        "queue {id}: {stray} completions of no command\n"
+                    );
+                }
+            }
+        }
+        halt(self, &self.hsm);
+        halt(self, &self.aes);
+        halt(self, &self.admin);
+
+        match self.registers.disable() {
+            // A device that is gone accesses no memory.
+            Ok(()) | Err(ENODEV) => {}
+            Err(_) => {
+                dev_err!(
+                    self.dev(),
+                    "controller does not stop, cutting it off from memory\n"
+                );
+                self.enabled.clear_master();
+            }
+        }
+
+        // The device is done with all memory now.
+        release(self, &self.hsm);
+        release(self, &self.aes);
+        release(self, &self.admin);
+    }
+
+    /// Returns how long a command of a user may take.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            timeout: self.timeout,
+            killable: true,
+        }
+    }
+
+    /// Returns the HSM queues.
+    pub(crate) fn hsm(&self) -> &Pool<Hsm> {
+        &self.hsm
+    }
+
+    /// Returns the AES queues.
+    pub(crate) fn aes(&self) -> &Pool<Aes> {
+        &self.aes
+    }
+
+    /// Returns the doorbells.
+    pub(crate) fn doorbells(&self) -> &Doorbells<'_> {
+        &self.doorbells
+    }
+
+    /// Returns the device info, but for the fields that belong to the caller.
+    pub(crate) fn info(&self) -> &uapi::DevInfo {
+        &self.info
+    }
+
+    /// Returns whether AES-GCM takes text that is not a multiple of 16 bytes.
+    pub(crate) fn gcm_unaligned(&self) -> bool {
+        self.gcm_unaligned
+    }
+
+    /// Flushes the session `id`, whose owner is gone; if that does not work now, later.
+    pub(crate) fn flush(&self, id: u16) {
+        let patience = Patience {
+            killable: false,
+            ..self.patience()
+        };
+        let flushed = self
+            .hsm
+            .take(&self.doorbells, patience)
+            .and_then(|owned| hsm::Command::new(owned).flush(id, patience));
+
+        // The device knows the session no more, or never did, whatever else the status says.
+        if flushed.is_err() {
+            self.orphans.keep(id);
+        }
+    }
+
+    /// Flushes the sessions that nobody has any more.
+    pub(crate) fn flush_orphans(&self) {
+        for id in self.orphans.take() {
+            self.flush(id);
+        }
+    }
+
+    /// Flushes them if there are any, before somebody opens another: the device may have no room
+    /// for one until then.
+    pub(crate) fn make_room_for_session(&self) {
+        if !self.orphans.is_empty() {
+            self.flush_orphans();
+        }
+    }
+
+    /// Says in the log what is there now.
+    pub(crate) fn announce(&self, node: &CStr) {
+        let hsm = self.hsm.queues().len();
+        let aes = self.aes.queues().len();
+        let vectors = self.vectors.len();
+        dev_info!(
+            self.dev(),
+            "HSM ready as {node}: {hsm} HSM and {aes} AES queues, {vectors} vectors\n"
+        );
+    }
+}
+
+impl Drop for Ctrl<'_> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Interrupts for Ctrl<'_> {
+    fn vectors(&self) -> usize {
+        self.vectors.len().min(VECTOR_NAMES.len())
+    }
+
+    fn vector(&self, index: usize) -> Result<(pci::IrqVector<'_>, &'static CStr)> {
+        let name = VECTOR_NAMES.get(index).ok_or(EINVAL)?;
+        Ok((self.vectors.index(index)?, name))
+    }
+
+    fn interrupt(&self, index: usize) -> IrqReturn {
+        fn reap<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>, vector: u16) {
+            for queue in pool.queues() {
+                if queue.vector() == Some(vector) {
+                    queue.reap(&ctrl.doorbells);
+                }
+            }
+        }
+        // CAST: At most 31.
+        match index as u16 {
+            0 => {
+                for queue in self.admin.queues() {
+                    queue.reap(&self.doorbells);
+                }
+            }
+            vector @ FIRST_HSM_VECTOR..FIRST_AES_VECTOR => reap(self, &self.hsm, vector),
+            vector => reap(self, &self.aes, vector),
+        }
+        // Who else looked at the queue may have left nothing to do; no other device has the vector.
+        IrqReturn::Handled
+    }
+}
+
+/// Spreads queues over `count` vectors from `first`; without any they are polled.
+fn notify(first: u16, count: u16, index: u16) -> Notify {
+    match index.checked_rem(count) {
+        Some(offset) => Notify::Vector(first + offset),
+        None => Notify::Poll,
+    }
+}
+
+/// Returns the device info of a controller that was just started (abi.rst 2.4).
+fn device_info(dev: &pci::Device<Bound>, identify: &Identify) -> uapi::DevInfo {
+    let mut info = uapi::DevInfo::default();
+    let device: &kernel::device::Device<Bound> = dev.as_ref();
+
+    info.id = identify.controller;
+    copy_text(&mut info.pci_info, device.name().to_bytes());
+    copy_text(&mut info.serial, &identify.serial);
+    copy_text(&mut info.firmware_rev, &identify.firmware);
+    copy_text(&mut info.driver_rev, uapi::DRIVER_REV);
+    sys::random_bytes(&mut info.entropy);
+    info
+}
+
+/// Copies `from` to `to`, which keeps at least one NUL at its end. What is not ASCII becomes `?`:
+/// clients require UTF-8.
+fn copy_text(to: &mut [u8], from: &[u8]) {
+    let room = to.len().saturating_sub(1);
+    for (to, from) in to.iter_mut().take(room).zip(from) {
+        *to = if from.is_ascii() { *from } else { b'?' };
+    }
+}

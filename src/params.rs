@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Module parameters, brought within their bounds.
+//!
+//! Documentation/abi.rst 5.2. They are declared in the crate root.
+
+use crate::{
+    module_parameters,
+    slot, //
+};
+
+/// Fewest entries of a queue: one command at a time.
+const MIN_ENTRIES: u16 = 2;
+
+/// Shortest time, in seconds, after which a command is given up.
+const MIN_COMMAND_TIMEOUT_SECS: u32 = 6;
+
+/// Longest time, in seconds: a day.
+const MAX_COMMAND_TIMEOUT_SECS: u32 = 24 * 60 * 60;
+
+/// Returns the entries of each HSM queue, of which the device allows at most `most`.
+pub(crate) fn hsm_entries(most: u64) -> u16 {
+    entries(module_parameters::num_hsm_slots.value(), most)
+}
+
+/// Returns the entries of each AES queue, of which the device allows at most `most`.
+pub(crate) fn aes_entries(most: u64) -> u16 {
+    entries(module_parameters::num_aes_slots.value(), most)
+}
+
+/// Brings `wanted` entries within the bounds.
+fn entries(wanted: i32, most: u64) -> u16 {
+    let most = u16::try_from(most).unwrap_or(u16::MAX);
+
+    // CAST: A small constant.
+    let most = most.clamp(MIN_ENTRIES, slot::MAX_TAGS as u16);
+    let wanted = u16::try_from(wanted.max(0)).unwrap_or(u16::MAX);
+    wanted.clamp(MIN_ENTRIES, most)
+}
+
+/// Returns how long a command may take, in milliseconds.
+pub(crate) fn command_timeout_ms() -> u32 {
+    let wanted = module_parameters::abort_timeout_in_sec.value();
+    let secs = u32::try_from(wanted).unwrap_or(0);
+    secs.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS) * 1000
+}

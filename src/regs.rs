@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registers of the controller and doorbells.
+//!
+//! Documentation/device.rst 2 and 3.2.
+
+use kernel::{
+    device::Bound,
+    io::{
+        poll::read_poll_timeout,
+        register,
+        register::Array,
+        Io, //
+    },
+    pci,
+    prelude::*,
+    sizes::SZ_4K,
+    time::Delta, //
+};
+
+register! {
+    /// Controller capabilities (2.2).
+    pub(crate) CAP(u64) @ 0x00 {
+        /// Ready timeout in units of 500 ms.
+        31:24 to;
+        /// Contiguous queues required.
+        16:16 cqr => bool;
+        /// Most entries of a queue, less one.
+        15:0 mqes;
+    }
+
+    /// Controller configuration (2.4).
+    pub(crate) CC(u32) @ 0x14 {
+        /// Size of an AES completion queue entry, as log2.
+        31:28 aes_cqes;
+        /// Size of an AES submission queue entry, as log2.
+        27:24 aes_sqes;
+        /// Size of a HSM completion queue entry, as log2.
+        23:20 iocqes;
+        /// Size of a HSM submission queue entry, as log2.
+        19:16 iosqes;
+        /// Enable.
+        0:0 en => bool;
+    }
+
+    /// Controller status (2.6).
+    pub(crate) CSTS(u32) @ 0x1c {
+        /// Controller fatal status.
+        1:1 cfs => bool;
+        /// Ready.
+        0:0 rdy => bool;
+    }
+
+    /// Admin queue attributes (2.10).
+    pub(crate) AQA(u32) @ 0x24 {
+        /// Entries of the admin completion queue, less one.
+        27:16 acqs;
+        /// Entries of the admin submission queue, less one.
+        11:0 asqs;
+    }
+
+    /// Bus address of the admin submission queue (2.10).
+    pub(crate) ASQ(u64) @ 0x28 {}
+
+    /// Bus address of the admin completion queue (2.10).
+    pub(crate) ACQ(u64) @ 0x30 {}
+
+    /// Tail of a submission queue, by queue number (3.2).
+    pub(crate) SQ_TAIL(u32)[QUEUES, stride = 8] @ 0x0 {
+        15:0 index;
+    }
+
+    /// Head of a completion queue, by queue number (3.2).
+    pub(crate) CQ_HEAD(u32)[QUEUES, stride = 8] @ 0x4 {
+        15:0 index;
+    }
+}
+
+/// Queue numbers that have doorbells.
+const QUEUES: usize = SZ_4K / 8;
+
+/// What a register reads as when the device is gone.
+const ALL_ONES: u32 = u32::MAX;
+
+/// The number of a queue that has doorbells.
+///
+/// # Invariants
+///
+/// Less than [`QUEUES`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct QueueId(u16);
+
+impl QueueId {
+    /// The admin queue.
+    pub(crate) const ADMIN: Self = Self(0);
+    /// The first HSM queue.
+    pub(crate) const FIRST_HSM: u16 = 1;
+    /// Most HSM queues that there can be (3.1).
+    pub(crate) const MAX_HSM: u16 = 65;
+    /// The first AES queue.
+    pub(crate) const FIRST_AES: u16 = 256;
+    /// Most AES queues that there can be (3.1).
+    pub(crate) const MAX_AES: u16 = 130;
+
+    /// Returns the number of the HSM queue `index`, from 0.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there can be no such queue.
+    pub(crate) fn hsm(index: u16) -> Result<Self> {
+        if index >= Self::MAX_HSM {
+            return Err(EINVAL);
+        }
+        // INVARIANT: At most 65.
+        Ok(Self(Self::FIRST_HSM + index))
+    }
+
+    /// Returns the number of the AES queue `index`, from 0.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there can be no such queue.
+    pub(crate) fn aes(index: u16) -> Result<Self> {
+        if index >= Self::MAX_AES {
+            return Err(EINVAL);
+        }
+        // INVARIANT: At most 385.
+        Ok(Self(Self::FIRST_AES + index))
+    }
+
+    /// Returns the number.
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// One of the 4 KiB windows of the function (1.1).
+type Window<'bound> = pci::Bar<'bound, SZ_4K>;
+
+/// Maps the window `bar`.
+///
+/// # Errors
+///
+/// `ENODEV` unless it has exactly 4 KiB, `EBUSY` if somebody else has it, `ENOMEM`.
+fn map<'bound>(
+    dev: &'bound pci::Device<Bound>,
+    bar: u32,
+    name: &'static CStr,
+) -> Result<Window<'bound>> {
+    check_size(dev, bar)?;
+    dev.iomap_region_sized::<SZ_4K>(bar, name)
+}
+
+/// Checks that the window `bar` has exactly 4 KiB.
+///
+/// # Errors
+///
+/// `ENODEV` if it does not.
+fn check_size(dev: &pci::Device<Bound>, bar: u32) -> Result {
+    let len = dev.resource_len(bar)?;
+
+    // CAST: Widening.
+    if len != SZ_4K as u64 {
+        dev_err!(dev, "BAR {bar} has {len} bytes, not {SZ_4K}\n");
+        return Err(ENODEV);
+    }
+    Ok(())
+}
+
+/// The registers of the controller, BAR 0.
+pub(crate) struct Registers<'bound> {
+    bar: Window<'bound>,
+}
+
+impl<'bound> Registers<'bound> {
+    /// Maps the registers, and checks the window that the interrupt vectors are in.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` unless each window has exactly 4 KiB, `EBUSY`, `ENOMEM`.
+    pub(crate) fn new(dev: &'bound pci::Device<Bound>) -> Result<Self> {
+        check_size(dev, 4)?;
+        Ok(Self {
+            bar: map(dev, 0, c"azihsm registers")?,
+        })
+    }
+
+    /// Returns the capabilities of the controller.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone.
+    pub(crate) fn capabilities(&self) -> Result<CAP> {
+        let cap = self.bar.try_read(CAP)?;
+        if cap.into_raw() == u64::MAX {
+            return Err(ENODEV);
+        }
+        Ok(cap)
+    }
+
+    /// Returns how long the controller may take to become ready, or to stop (2.8.5).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::capabilities`].
+    fn ready_timeout(&self) -> Result<Delta> {
+        let units = i64::from(u8::from(self.capabilities()?.to()));
+        Ok(Delta::from_millis((units + 1) * 500))
+    }
+
+    /// Waits until the controller is ready, or until it is not.
+    ///
+    /// Its fault status counts only while it starts: stopping clears it (2.8.5).
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
+    fn wait_ready(&self, ready: bool) -> Result {
+        let timeout = self.ready_timeout()?;
+        let csts = read_poll_timeout(
+            || Ok(self.bar.read(CSTS)),
+            |csts| csts.into_raw() == ALL_ONES || csts.rdy() == ready,
+            Delta::from_millis(1),
+            timeout,
+        )?;
+        match csts.into_raw() {
+            ALL_ONES => Err(ENODEV),
+            _ if ready && csts.cfs() => Err(EIO),
+            _ => Ok(()),
+        }
+    }
+
+    /// Enables the controller with an admin queue of `size` entries per ring, and waits until it
+    /// is ready. It must be disabled.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
+    pub(crate) fn enable(&self, sq: u64, cq: u64, size: u16) -> Result {
+        let last = size.checked_sub(1).ok_or(EINVAL)?;
+        self.bar
+            .write_reg(AQA::zeroed().try_with_asqs(last)?.try_with_acqs(last)?);
+        self.bar.try_write(ASQ, ASQ::from_raw(sq))?;
+        self.bar.try_write(ACQ, ACQ::from_raw(cq))?;
+
+        // The entry sizes are fixed, and are checked against what the device says of them before
+        // the first queue is made.
+        let cc = self
+            .bar
+            .read(CC)
+            .with_const_iosqes::<6>()
+            .with_const_iocqes::<4>()
+            .with_const_aes_sqes::<7>()
+            .with_const_aes_cqes::<6>()
+            .with_en(true);
+        self.bar.write_reg(cc);
+        self.wait_ready(true)
+    }
+
+    /// Disables the controller, whatever its state, and waits until it has stopped: it accesses
+    /// no memory any more then.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is gone, `ETIMEDOUT`.
+    pub(crate) fn disable(&self) -> Result {
+        let cc = self.bar.read(CC);
+        if cc.into_raw() == ALL_ONES {
+            return Err(ENODEV);
+        }
+        if cc.en() {
+            self.bar.write_reg(cc.with_en(false));
+        }
+        self.wait_ready(false)
+    }
+}
+
+/// The doorbells, BAR 2.
+pub(crate) struct Doorbells<'bound> {
+    bar: Window<'bound>,
+}
+
+impl<'bound> Doorbells<'bound> {
+    /// Maps the doorbells.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` unless the window has exactly 4 KiB, `EBUSY`, `ENOMEM`.
+    pub(crate) fn new(dev: &'bound pci::Device<Bound>) -> Result<Self> {
+        Ok(Self {
+            bar: map(dev, 2, c"azihsm doorbells")?,
+        })
+    }
+
+    /// Tells the device of the new tail of a submission queue.
+    pub(crate) fn ring_sq(&self, queue: QueueId, tail: u32) {
+        // By the invariant of `queue` there always is one.
+        if let Some(doorbell) = SQ_TAIL::try_at(usize::from(queue.get())) {
+            self.bar.write(doorbell, SQ_TAIL::from_raw(tail));
+        }
+    }
+
+    /// Tells the device of the new head of a completion queue.
+    pub(crate) fn ring_cq(&self, queue: QueueId, head: u32) {
+        // As above.
+        if let Some(doorbell) = CQ_HEAD::try_at(usize::from(queue.get())) {
+            self.bar.write(doorbell, CQ_HEAD::from_raw(head));
+        }
+    }
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Slots: the life of one command.
+//!
+//! A slot is what a tag stands for: the state of a command, its completion, and the memory that
+//! the device reads its request from and writes its response to. That memory belongs to the slot
+//! and not to whoever waits for the command, who may have to leave before the device is done.
+//!
+//! ```text
+//!          take the tag          submit            pump            reaper
+//!   Free ---------------> Owned --------> Queued ---------> InFlight -------> Done
+//!    ^                     | ^                |                |               |
+//!    |    give it back     | |                '----------------'---- halted -->|
+//!    '---------------------' '-------------------------------------------------'
+//!                                              the waiter
+//! ```
+//!
+//! | state    | who may use the slot's memory | who moves it on                        |
+//! |----------|-------------------------------|----------------------------------------|
+//! | Free     | nobody                        | whoever takes the tag                  |
+//! | Owned    | the owner of the tag          | the same                               |
+//! | Queued   | nobody                        | the pump                               |
+//! | InFlight | the device                    | the reaper, when the device is done    |
+//! | Done     | nobody                        | the waiter                             |
+//!
+//! A waiter that leaves early marks the slot *abandoned*. Whoever would have moved it to Done then
+//! clears its memory and gives the tag back in the waiter's place.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
+};
+
+use crate::sys::{
+    completion::Event,
+    dma::Buffer, //
+};
+
+/// Most entries of a queue that tags have bits for in a command identifier.
+pub(crate) const MAX_TAGS: usize = 1 << TAG_BITS;
+
+const TAG_BITS: u32 = 10;
+const GENERATIONS: u32 = 1 << (16 - TAG_BITS);
+
+/// Where a command is. See the [module](self).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Phase {
+    Free = 0,
+    Owned = 1,
+    Queued = 2,
+    InFlight = 3,
+    Done = 4,
+}
+
+/// The state word of a slot: phase, abandoned mark, and generation.
+///
+/// The generation is new each time the slot is used, and is part of the command identifier. A
+/// completion that the device sends twice, or too late, is therefore not taken for that of a
+/// later command in the same slot.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct State(u32);
+
+impl State {
+    const PHASE: u32 = 0x7;
+    const ABANDONED: u32 = 1 << 3;
+    const GENERATION_SHIFT: u32 = 8;
+
+    fn is(self, phase: Phase) -> bool {
+        // CAST: The discriminants are those of the word.
+        self.0 & Self::PHASE == phase as u32
+    }
+
+    fn with(self, phase: Phase) -> Self {
+        // CAST: As above.
+        Self(self.0 & !Self::PHASE | phase as u32)
+    }
+
+    fn is_abandoned(self) -> bool {
+        self.0 & Self::ABANDONED != 0
+    }
+
+    fn abandoned(self) -> Self {
+        Self(self.0 | Self::ABANDONED)
+    }
+
+    fn generation(self) -> u32 {
+        self.0 >> Self::GENERATION_SHIFT
+    }
+
+    fn next_use(self) -> Self {
+        let generation = (self.generation() + 1) % GENERATIONS;
+        Self(generation << Self::GENERATION_SHIFT).with(Phase::Owned)
+    }
+}
+
+/// Why a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// The device completed it; the completion queue entry was copied.
+    Completed,
+    /// The queue was halted.
+    Halted,
+}
+
+/// What became of an attempt to end a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ended {
+    /// There is no such command.
+    Stray,
+    /// Its waiter was woken.
+    Woken,
+    /// Nobody waits any more; the slot is the caller's, who must release it.
+    Orphaned,
+}
+
+/// Most 64-bit words of a completion queue entry, which is that of AES queues.
+pub(crate) const CQE_WORDS: usize = 8;
+
+/// A completion queue entry, as it was in memory.
+pub(crate) type CqeWords = [u64; CQE_WORDS];
+
+/// See the [module](self).
+#[pin_data]
+pub(crate) struct Slot {
+    state: Atomic<u32>,
+    verdict: Atomic<bool>,
+    cqe: [Atomic<u64>; CQE_WORDS],
+    #[pin]
+    done: Event,
+    buffer: Buffer,
+}
+
+impl Slot {
+    /// Makes a free slot with the memory `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(buffer: Buffer) -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                // CAST: The discriminants are those of the word.
+                state: Atomic::new(Phase::Free as u32),
+                verdict: Atomic::new(false),
+                cqe: [const { Atomic::new(0) }; CQE_WORDS],
+                done <- Event::new(),
+                buffer,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Returns the memory of the slot, which is to be touched by its owner only.
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    /// Signalled once when the command has ended.
+    pub(crate) fn done(&self) -> &Event {
+        &self.done
+    }
+
+    fn load(&self) -> State {
+        State(self.state.load(Acquire))
+    }
+
+    /// Moves the slot from `from` to `to`, or returns what it is instead.
+    fn exchange(&self, from: State, to: State) -> Result<(), State> {
+        match self.state.cmpxchg(from.0, to.0, Full) {
+            Ok(_) => Ok(()),
+            Err(now) => Err(State(now)),
+        }
+    }
+
+    /// Free -> Owned, by whoever took the tag.
+    pub(crate) fn take(&self) {
+        let state = State(self.state.load(Relaxed)).next_use();
+
+        // The tag makes the caller the only one to write the word now. Relaxed: nobody looks at
+        // the word for more than its phase until `queue()`.
+        self.state.store(state.0, Relaxed);
+    }
+
+    /// Returns the command identifier, for the owner of the slot with this `tag`.
+    pub(crate) fn cid(&self, tag: usize) -> u16 {
+        let generation = State(self.state.load(Relaxed)).generation();
+
+        // CAST: A generation has as many bits as a tag leaves, and tags are below `MAX_TAGS`.
+        ((generation << TAG_BITS) as u16) | tag as u16
+    }
+
+    /// Owned -> Queued. What the owner wrote is seen by the pump, which finds the slot by its bit
+    /// in the pending mask.
+    pub(crate) fn queue(&self) {
+        let state = State(self.state.load(Relaxed)).with(Phase::Queued);
+        self.state.store(state.0, Release);
+    }
+
+    /// Queued -> InFlight, by the pump, which found the slot's bit in the pending mask.
+    ///
+    /// Only the abandoned mark can change meanwhile, so adding the difference is enough. Fully
+    /// ordered: the doorbell, and with it the completion, comes later.
+    pub(crate) fn launch(&self) {
+        // CAST: The discriminants are those of the word.
+        let step = Phase::InFlight as u32 - Phase::Queued as u32;
+        self.state.fetch_add(step, Full);
+    }
+
+    /// `from` -> Done, by the only one who may move slots on from there; wakes the waiter.
+    ///
+    /// With a completion queue entry the command must be the one that its `cid` names.
+    pub(crate) fn end(&self, from: Phase, cqe: Option<(u16, &CqeWords)>) -> Ended {
+        let mut state = self.load();
+        if !state.is(from) {
+            return Ended::Stray;
+        }
+        if let Some((cid, words)) = cqe {
+            if u32::from(cid) >> TAG_BITS != state.generation() {
+                return Ended::Stray;
+            }
+            // Nobody else writes these: slots are moved on from `from` by one only. The waiter
+            // reads them after it saw Done, which is stored after them.
+            for (to, word) in self.cqe.iter().zip(words) {
+                to.store(*word, Relaxed);
+            }
+        }
+        self.verdict.store(cqe.is_some(), Relaxed);
+
+        // At most twice: the only other change that can happen is that the waiter leaves.
+        loop {
+            if state.is_abandoned() {
+                return Ended::Orphaned;
+            }
+            match self.exchange(state, state.with(Phase::Done)) {
+                Ok(()) => {
+                    self.done.signal();
+                    return Ended::Woken;
+                }
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// The waiter leaves. Returns `false` if the command has ended already: the waiter must then
+    /// wait for the signal, which is certain to come.
+    pub(crate) fn abandon(&self) -> bool {
+        let mut state = self.load();
+        loop {
+            if state.is(Phase::Done) {
+                return false;
+            }
+            match self.exchange(state, state.abandoned()) {
+                Ok(()) => return true,
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Done -> Owned, by the waiter, which consumed the signal.
+    pub(crate) fn collect(&self) -> (Verdict, CqeWords) {
+        // The signal ordered all of this after the stores of whoever ended the command.
+        let state = self.load().with(Phase::Owned);
+        self.state.store(state.0, Relaxed);
+
+        let mut words = CqeWords::default();
+        for (word, from) in words.iter_mut().zip(&self.cqe) {
+            *word = from.load(Relaxed);
+        }
+        let verdict = match self.verdict.load(Relaxed) {
+            true => Verdict::Completed,
+            false => Verdict::Halted,
+        };
+        (verdict, words)
+    }
+
+    /// -> Free, by the owner, before giving the tag back.
+    pub(crate) fn release(&self) {
+        let state = State(self.state.load(Relaxed)).with(Phase::Free);
+
+        // Relaxed: giving the tag back is fully ordered.
+        self.state.store(state.0 & !State::ABANDONED, Relaxed);
+    }
+}
+
+/// Returns the tag in a command identifier, which need not be that of a slot.
+pub(crate) fn tag_of(cid: u16) -> usize {
+    usize::from(cid) & (MAX_TAGS - 1)
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that the device reads and writes.
+//!
+//! Missing upstream: copying between user memory and [`Coherent`] memory in both directions, and
+//! clearing the latter.
+
+use core::mem::MaybeUninit;
+
+use kernel::{
+    bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::{
+        Coherent,
+        DmaAddress, //
+    },
+    prelude::*,
+    uaccess::{
+        UserSliceReader,
+        UserSliceWriter, //
+    },
+};
+
+/// A run of bytes shared with the device.
+///
+/// Nothing read from it is more than bytes: the device may change them at any time. Callers on
+/// several processors must not use the same range at once; if they do, what they read is
+/// unspecified bytes.
+pub(crate) struct Buffer(Coherent<[u8]>);
+
+impl Buffer {
+    /// Allocates `len` zeroed bytes, aligned to a page.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, and `EINVAL` if `len` is 0.
+    pub(crate) fn new(dev: &Device<Bound>, len: usize) -> Result<Self> {
+        Ok(Self(Coherent::zeroed_slice(dev, len, GFP_KERNEL)?))
+    }
+
+    /// Returns the bus address of the first byte.
+    pub(crate) fn dma_address(&self) -> DmaAddress {
+        self.0.dma_address()
+    }
+
+    /// Returns the address of `len` bytes at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they are not within the buffer.
+    fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.0.len() => {
+                Ok(self.0.as_mut_ptr().cast::<u8>().wrapping_add(offset))
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Copies `len` bytes from user memory to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if user memory cannot be read, after which the range may hold part of it.
+    pub(crate) fn copy_from_user(
+        &self,
+        offset: usize,
+        from: &mut UserSliceReader,
+        len: usize,
+    ) -> Result {
+        let to = self.range(offset, len)?;
+
+        // SAFETY: `range()` found the bytes to be within the allocation, which lives as long as
+        // `self`. A `MaybeUninit<u8>` has no invalid value, and the reader only writes to it, by
+        // `copy_from_user()`, which is not subject to Rust's rules on races.
+        let to = unsafe { core::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len) };
+        from.read_raw(to)
+    }
+
+    /// Copies `len` bytes at `offset` to user memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if user memory cannot be written.
+    pub(crate) fn copy_to_user(
+        &self,
+        offset: usize,
+        to: &mut UserSliceWriter,
+        len: usize,
+    ) -> Result {
+        self.range(offset, len)?;
+        to.write_dma(&self.0, offset, len)
+    }
+
+    /// Copies `from` to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it does not fit.
+    pub(crate) fn write(&self, offset: usize, from: &[u8]) -> Result {
+        let to = self.range(offset, from.len())?;
+
+        // SAFETY: `range()` found the bytes to be within the allocation; `from` cannot be part of
+        // it since no reference to it is ever made.
+        unsafe { bindings::memcpy(to.cast(), from.as_ptr().cast(), from.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes at `offset` to `to`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there are not as many.
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) -> Result {
+        let from = self.range(offset, to.len())?;
+
+        // SAFETY: `range()` found the bytes to be within the allocation; `to` cannot be part of it
+        // since no reference to it is ever made.
+        unsafe { bindings::memcpy(to.as_mut_ptr().cast(), from.cast(), to.len()) };
+        Ok(())
+    }
+
+    /// Clears `len` bytes at `offset`; the compiler may not leave it out.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they are not within the buffer.
+    pub(crate) fn clear(&self, offset: usize, len: usize) -> Result {
+        let to = self.range(offset, len)?;
+
+        // SAFETY: `range()` found the bytes to be within the allocation.
+        unsafe { bindings::memset(to.cast(), 0, len) };
+        Ok(())
+    }
+}

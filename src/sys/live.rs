@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device in service: its state, and what may call into it.
+//!
+//! Missing upstream: structures whose fields refer to one another.
+//!
+//! Interrupt handlers and open files refer to the state of the device, which owns the interrupt
+//! vectors that the handlers are registered for. [`Live`] ties the three together and takes them
+//! apart in the only sound order.
+
+use kernel::{
+    irq,
+    pci::IrqVector,
+    prelude::*,
+    sync::Arc,
+    types::ForLt, //
+};
+
+use super::gate::Gate;
+
+/// State that interrupt handlers work on.
+pub(crate) trait Interrupts {
+    /// Returns the number of interrupt vectors.
+    fn vectors(&self) -> usize;
+
+    /// Returns the interrupt vector `index` and the name of its handler.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is none.
+    fn vector(&self, index: usize) -> Result<(IrqVector<'_>, &'static CStr)>;
+
+    /// Handles an interrupt of the vector `index`, in interrupt context.
+    fn interrupt(&self, index: usize) -> irq::IrqReturn;
+}
+
+/// The handler of one interrupt vector.
+struct Handler<'a, T> {
+    state: &'a T,
+    index: usize,
+}
+
+impl<T: Interrupts + Sync> irq::Handler for Handler<'_, T> {
+    fn handle(&self) -> irq::IrqReturn {
+        self.state.interrupt(self.index)
+    }
+}
+
+/// A handler that is registered.
+type Registered<'a, T> = Pin<KBox<irq::Registration<'a, Handler<'a, T>>>>;
+
+/// See the [module](self).
+///
+/// # Invariants
+///
+/// - `state` is neither moved nor replaced until it is dropped.
+/// - Nothing refers to `state` but `handlers`, callers inside `gate`, and borrows of `self`.
+pub(crate) struct Live<'bound, F: ForLt>
+where
+    F::Of<'bound>: Interrupts,
+    for<'a> F::Of<'a>: Sync,
+{
+    gate: Arc<Gate<F>>,
+    // Dropped before `state`, to which the handlers refer.
+    handlers: KVec<Registered<'bound, F::Of<'bound>>>,
+    state: Pin<KBox<F::Of<'bound>>>,
+}
+
+impl<'bound, F: ForLt> Live<'bound, F>
+where
+    F::Of<'bound>: Interrupts,
+    for<'a> F::Of<'a>: Sync,
+{
+    /// Registers the handlers of `state`, which `gate` will lead to.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or what `request_irq()` says.
+    pub(crate) fn new(state: Pin<KBox<F::Of<'bound>>>, gate: Arc<Gate<F>>) -> Result<Self> {
+        // Handlers that are already registered are dropped first if a later step fails.
+        let mut this = Self {
+            gate,
+            handlers: KVec::new(),
+            state,
+        };
+
+        // SAFETY: `this.state` is pinned on the heap and, by the declaration order of the fields,
+        // outlives `this.handlers`, which is the only place that this reference gets to. It may be
+        // called `'bound` since `Live` itself does not outlive that.
+        let state: &'bound F::Of<'bound> = unsafe { &*core::ptr::from_ref(&*this.state) };
+
+        for index in 0..state.vectors() {
+            let (vector, name) = state.vector(index)?;
+
+            // SAFETY: The registration goes into `this.handlers`, whose destructor runs: `Live` is
+            // kept in the private data of the driver, which the driver core drops at unbind.
+            let handler = unsafe {
+                irq::Registration::new(
+                    vector.into(),
+                    irq::Flags::TRIGGER_NONE,
+                    name,
+                    Ok(Handler { state, index }),
+                )
+            };
+            let handler = KBox::pin_init(handler, GFP_KERNEL)?;
+            this.handlers.push(handler, GFP_KERNEL)?;
+        }
+        Ok(this)
+    }
+
+    /// Lets callers through the gate, until `self` is dropped.
+    pub(crate) fn open(&self) {
+        // SAFETY: The destructor closes the gate, before `self.state` is dropped and, since `Self`
+        // does not outlive it, before `'bound` ends.
+        unsafe { self.gate.open(&self.state) };
+    }
+
+    /// Returns the state of the device.
+    pub(crate) fn state(&self) -> &F::Of<'bound> {
+        &self.state
+    }
+}
+
+impl<'bound, F: ForLt> Drop for Live<'bound, F>
+where
+    F::Of<'bound>: Interrupts,
+    for<'a> F::Of<'a>: Sync,
+{
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The process that a file belongs to.
+//!
+//! Missing upstream: `struct pid`, and sleeping that a fatal signal ends.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// A reference to a process, that is to a thread group.
+///
+/// It compares equal to itself only: the kernel does not give the same `struct pid` to another
+/// process as long as it is referred to, unlike the number in it.
+pub(crate) struct Process(NonNull<bindings::pid>);
+
+// SAFETY: A `struct pid` may be referred to and released by any task.
+unsafe impl Send for Process {}
+
+// SAFETY: No method changes what is referred to.
+unsafe impl Sync for Process {}
+
+impl Process {
+    /// Returns the process of the current task.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the current task is past being in one.
+    pub(crate) fn current() -> Result<Self> {
+        // SAFETY: The current task is valid, and `get_task_pid()` returns null or takes a reference
+        // that `Self` owns from here on.
+        let pid = unsafe {
+            bindings::get_task_pid(
+                kernel::task::Task::current_raw(),
+                bindings::pid_type_PIDTYPE_TGID,
+            )
+        };
+        Ok(Self(NonNull::new(pid).ok_or(ESRCH)?))
+    }
+
+    /// Returns whether the current task is in this process.
+    pub(crate) fn is_current(&self) -> bool {
+        Self::current().is_ok_and(|process| process.0 == self.0)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: `Self` owns a reference.
+        unsafe { bindings::put_pid(self.0.as_ptr()) };
+    }
+}
+
+/// Sleeps for about a timer tick; returns at once if the current task is being killed.
+pub(crate) fn sleep_a_tick() {
+    // SAFETY: Callers may sleep, as those of every function that takes time may.
+    unsafe { bindings::schedule_timeout_killable(1) };
+}
+
+/// Returns whether the current task is being killed.
+pub(crate) fn is_killed() -> bool {
+    // SAFETY: The current task is valid, and its own set of pending signals may be read without a
+    // lock: a stale answer is as good as having asked a moment earlier.
+    let pending = unsafe { (*kernel::task::Task::current_raw()).pending.signal.sig[0] };
+    pending & (1 << (bindings::SIGKILL - 1)) != 0
+}
