@@ -6,7 +6,8 @@
 
 use kernel::{
     prelude::*,
-    sizes::SZ_4K, //
+    sizes::SZ_4K,
+    time::Delta, //
 };
 use zerocopy_derive::Immutable;
 
@@ -18,13 +19,12 @@ use crate::{
         QueuePair, //
     },
     regs::Doorbells,
-    slot::CqeWords,
     sys::impl_wire,
     tags::Patience, //
 };
 
 /// How long an admin command may take (4.13).
-pub(crate) const TIMEOUT_MS: u32 = 30_000;
+pub(crate) const TIMEOUT: Delta = Delta::from_secs(30);
 
 /// Entries of either ring of the admin queue.
 pub(crate) const ENTRIES: u16 = 16;
@@ -34,9 +34,10 @@ pub(crate) struct Admin;
 
 impl Class for Admin {
     type Sqe = Sqe;
+    type Cqe = [u64; 2];
     type Context = ();
+    type Token = ();
 
-    const CQE_WORDS: usize = 2;
     // The half that the device writes takes the identify page.
     const SLOT_BYTES: usize = 2 * SZ_4K;
 
@@ -44,11 +45,11 @@ impl Class for Admin {
         sqe.cid = cid.to_le();
     }
 
-    fn cid(cqe: &CqeWords) -> u16 {
+    fn cid(cqe: &[u64; 2]) -> u16 {
         Completion::from(cqe).cid
     }
 
-    fn orphaned((): &(), _: &CqeWords) {}
+    fn orphaned((): &(), _: &[u64; 2]) {}
 }
 
 /// A submission queue entry (4.1).
@@ -81,8 +82,8 @@ pub(crate) struct Completion {
     pub(crate) status: u16,
 }
 
-impl From<&CqeWords> for Completion {
-    fn from(words: &CqeWords) -> Self {
+impl From<&[u64; 2]> for Completion {
+    fn from(words: &[u64; 2]) -> Self {
         // CAST: Each takes the bits that the field has.
         Self {
             dw0: words[0] as u32,
@@ -139,8 +140,8 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
             Failure::Status(_) | Failure::Nonsense(_) => EIO,
-            Failure::Lost(Lost::TimedOut) => ETIMEDOUT,
-            Failure::Lost(Lost::Killed) => EINTR,
+            Failure::Lost(Lost::Busy | Lost::TimedOut) => ETIMEDOUT,
+            Failure::Lost(Lost::Interrupted | Lost::Killed) => EINTR,
             Failure::Lost(Lost::Halted) => ENODEV,
         }
     }
@@ -150,8 +151,8 @@ impl kernel::fmt::Display for Failure {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         match self {
             Failure::Status(status) => f.write_fmt(fmt!("status {status:#06x}")),
-            Failure::Lost(Lost::TimedOut) => f.write_str("no completion in time"),
-            Failure::Lost(Lost::Killed) => f.write_str("interrupted"),
+            Failure::Lost(Lost::Busy | Lost::TimedOut) => f.write_str("no completion in time"),
+            Failure::Lost(Lost::Interrupted | Lost::Killed) => f.write_str("interrupted"),
             Failure::Lost(Lost::Halted) => f.write_str("controller stopped"),
             Failure::Nonsense(what) => f.write_str(what),
         }
@@ -239,7 +240,7 @@ impl Sender<'_> {
             let address = owned.buffer().dma_address() + SZ_4K as u64;
             sqe.prp1 = address.to_le();
         }
-        let (owned, cqe) = owned.run(sqe, self.patience).map_err(Failure::Lost)?;
+        let (owned, cqe) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
         let completion = Completion::from(&cqe);
         if completion.status != 0 {
             return Err(Failure::Status(completion.status));

@@ -13,10 +13,7 @@ use core::mem::{
 use kernel::{
     prelude::*,
     sizes::SZ_16K,
-    uaccess::{
-        UserSliceReader,
-        UserSliceWriter, //
-    },
+    uaccess::UserPtr, //
 };
 use zerocopy_derive::Immutable;
 
@@ -26,7 +23,7 @@ use crate::{
         Lost,
         Owned, //
     },
-    slot::CqeWords,
+    session::Token,
     sys::impl_wire,
     tags::Patience, //
 };
@@ -42,21 +39,22 @@ pub(crate) const MAX_LEN: usize = SZ_16K - LIST_BYTES;
 
 impl Class for Aes {
     type Sqe = Sqe;
+    type Cqe = [u64; 8];
     type Context = ();
+    type Token = Token;
 
-    const CQE_WORDS: usize = 8;
     const SLOT_BYTES: usize = 2 * SZ_16K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
         sqe.cid = cid.to_le();
     }
 
-    fn cid(cqe: &CqeWords) -> u16 {
+    fn cid(cqe: &[u64; 8]) -> u16 {
         // CAST: Takes the bits that the field has.
         (cqe[0] >> 16) as u16
     }
 
-    fn orphaned((): &(), _: &CqeWords) {}
+    fn orphaned((): &(), _: &[u64; 8]) {}
 }
 
 /// A scatter gather list descriptor (6.4.1).
@@ -148,8 +146,8 @@ pub(crate) struct Completion {
     pub(crate) status: u16,
 }
 
-impl From<&CqeWords> for Completion {
-    fn from(words: &CqeWords) -> Self {
+impl From<&[u64; 8]> for Completion {
+    fn from(words: &[u64; 8]) -> Self {
         // In memory order again.
         let mut bytes = [0; 64];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -231,7 +229,7 @@ impl<'a> Command<'a> {
     /// # Errors
     ///
     /// `EFAULT` if it cannot be read.
-    pub(crate) fn fill(&mut self, from: &mut UserSliceReader) -> Result {
+    pub(crate) fn fill(&mut self, from: UserPtr) -> Result {
         // CAST: Widening.
         let len = self.len as usize;
 
@@ -265,6 +263,7 @@ impl<'a> Command<'a> {
         decrypt: bool,
         caller: Caller,
         cipher: &Cipher,
+        token: Token,
         patience: Patience,
     ) -> Result<(Self, Completion), Lost> {
         let mut sqe = Sqe {
@@ -333,7 +332,7 @@ impl<'a> Command<'a> {
         // Even a failed command may have written (6.6.4).
         // CAST: Widening.
         self.owned.soil_response(self.len as usize);
-        let (owned, cqe) = self.owned.run(sqe, patience)?;
+        let (owned, cqe) = self.owned.run(sqe, token, patience)?;
         let len = self.len;
         Ok((Self { owned, len }, Completion::from(&cqe)))
     }
@@ -348,7 +347,7 @@ impl<'a> Command<'a> {
     /// # Errors
     ///
     /// `EFAULT` if it cannot be written.
-    pub(crate) fn copy_result(&self, to: &mut UserSliceWriter) -> Result {
+    pub(crate) fn copy_result(&self, to: UserPtr) -> Result {
         // CAST: Widening.
         self.owned
             .buffer()

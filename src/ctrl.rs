@@ -7,16 +7,13 @@
 use kernel::{
     device::{
         Bound,
-        Core, //
+        Device, //
     },
     irq::IrqReturn,
     pci,
     prelude::*,
     sync::Arc,
-    time::{
-        msecs_to_jiffies,
-        Jiffies, //
-    },
+    time::Delta,
     types::ForLt, //
 };
 
@@ -33,6 +30,7 @@ use crate::{
     params,
     queue::{
         Class,
+        Lost,
         Notify,
         Pool, //
     },
@@ -44,7 +42,10 @@ use crate::{
     sys,
     sys::{
         live::Interrupts,
-        pci::Enabled, //
+        pci::{
+            Enabled,
+            Probing, //
+        },
     },
     tags::Patience,
     uapi, //
@@ -59,6 +60,10 @@ const FIRST_HSM_VECTOR: u16 = 1;
 const FIRST_AES_VECTOR: u16 = 16;
 /// Vectors that the device can use.
 const MAX_VECTORS: u16 = 32;
+
+/// How long a flush may take when all sessions are flushed: binding, and unbinding from a device
+/// that does not answer, are not to take long.
+const FLUSH_ALL_TIMEOUT: Delta = Delta::from_secs(1);
 
 /// Names of the vectors, in `/proc/interrupts`.
 const VECTOR_NAMES: [&CStr; MAX_VECTORS as usize] = [
@@ -103,11 +108,12 @@ pub(crate) struct Ctrl<'bound> {
     admin: Pool<Admin>,
     hsm: Pool<Hsm>,
     aes: Pool<Aes>,
-    orphans: Arc<Orphans>,
+    // After the queues, which add to them.
+    orphans: StopOnDrop,
     vectors: pci::IrqVectorRegistration<'bound>,
     doorbells: Doorbells<'bound>,
     registers: Registers<'bound>,
-    timeout: Jiffies,
+    timeout: Delta,
     info: uapi::DevInfo,
     gcm_unaligned: bool,
     // Last: the function stays enabled until all that uses it is gone.
@@ -121,7 +127,7 @@ impl<'bound> Ctrl<'bound> {
     ///
     /// `ENODEV` if it is not such a device or is gone, `ETIMEDOUT` if it does not start, `EIO` if
     /// it has a fault or answers with nonsense, `ENOMEM`, `EBUSY`.
-    pub(crate) fn new(dev: &'bound pci::Device<Core<'_>>, orphans: Arc<Orphans>) -> Result<Self> {
+    pub(crate) fn new(dev: &'bound Probing<'_>, orphans: Arc<Orphans>) -> Result<Self> {
         let enabled = Enabled::new(dev)?;
         let dev = enabled.dev();
         let registers = Registers::new(dev)?;
@@ -139,11 +145,11 @@ impl<'bound> Ctrl<'bound> {
             admin: Pool::new()?,
             hsm: Pool::new()?,
             aes: Pool::new()?,
-            orphans,
+            orphans: StopOnDrop(orphans),
             vectors,
             doorbells,
             registers,
-            timeout: msecs_to_jiffies(params::command_timeout_ms()),
+            timeout: params::command_timeout(),
             info: uapi::DevInfo::default(),
             gcm_unaligned: false,
             enabled,
@@ -155,6 +161,16 @@ impl<'bound> Ctrl<'bound> {
 
     fn dev(&self) -> &'bound pci::Device<Bound> {
         self.enabled.dev()
+    }
+
+    /// Returns the device.
+    pub(crate) fn device(&self) -> &Device<Bound> {
+        self.dev().as_ref()
+    }
+
+    /// Returns the sessions that nobody has any more.
+    pub(crate) fn orphans(&self) -> &Arc<Orphans> {
+        &self.orphans.0
     }
 
     /// Brings the controller from whatever state it is in to ready.
@@ -173,10 +189,12 @@ impl<'bound> Ctrl<'bound> {
             return Err(EINVAL);
         };
 
-        // Whoever had the device before may have left it running.
+        // Whoever had the device before may have left it running. It must not get at memory
+        // again, with what it knows of that, before it has stopped.
         self.registers
             .disable()
             .and_then(|()| {
+                self.enabled.set_master();
                 self.registers
                     .enable(queue.sq_address(), queue.cq_address(), queue.size())
             })
@@ -192,7 +210,7 @@ impl<'bound> Ctrl<'bound> {
             pool: &self.admin,
             doorbells: &self.doorbells,
             patience: Patience {
-                timeout: msecs_to_jiffies(admin::TIMEOUT_MS),
+                timeout: admin::TIMEOUT,
                 killable: false,
             },
         }
@@ -241,7 +259,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::hsm(index)?,
                 params::hsm_entries(max_entries),
                 notify(FIRST_HSM_VECTOR, hsm_vectors, index),
-                self.orphans.clone(),
+                self.orphans().clone(),
             )?;
         }
         for index in 0..aes_queues {
@@ -256,7 +274,9 @@ impl<'bound> Ctrl<'bound> {
         Ok(())
     }
 
-    /// Makes the device use the queues. To be called when the interrupt handlers are registered.
+    /// Makes the device use the queues, and forget the sessions that it may have kept from before:
+    /// whoever had them cannot use them any more. To be called when the interrupt handlers are
+    /// registered.
     ///
     /// # Errors
     ///
@@ -272,7 +292,9 @@ impl<'bound> Ctrl<'bound> {
             Ok(())
         }
         create(self, &self.hsm)?;
-        create(self, &self.aes)
+        create(self, &self.aes)?;
+        self.flush_all();
+        Ok(())
     }
 
     /// Stops the device and ends what is under way, without a result. Nothing can be submitted any
@@ -299,16 +321,16 @@ impl<'bound> Ctrl<'bound> {
         halt(self, &self.aes);
         halt(self, &self.admin);
 
-        match self.registers.disable() {
-            // A device that is gone accesses no memory.
-            Ok(()) | Err(ENODEV) => {}
-            Err(_) => {
+        if let Err(error) = self.registers.disable() {
+            // One that is gone needs no mention, but may come back.
+            if error != ENODEV {
+                let dev = self.dev();
                 dev_err!(
-                    self.dev(),
+                    dev,
                     "controller does not stop, cutting it off from memory\n"
                 );
-                self.enabled.clear_master();
             }
+            self.enabled.clear_master();
         }
 
         // The device is done with all memory now.
@@ -350,35 +372,61 @@ impl<'bound> Ctrl<'bound> {
         self.gcm_unaligned
     }
 
-    /// Flushes the session `id`, whose owner is gone; if that does not work now, later.
-    pub(crate) fn flush(&self, id: u16) {
-        let patience = Patience {
-            killable: false,
-            ..self.patience()
-        };
+    /// Flushes the session `id`, which nobody uses any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lost`]. A flush that was not sent is tried again later; one that may still happen is
+    /// not, as the number may be somebody else's by then.
+    pub(crate) fn flush(&self, id: u16, patience: Patience) -> Result<(), Lost> {
         let flushed = self
             .hsm
             .take(&self.doorbells, patience)
             .and_then(|owned| hsm::Command::new(owned).flush(id, patience));
-
-        // The device knows the session no more, or never did, whatever else the status says.
-        if flushed.is_err() {
-            self.orphans.keep(id);
+        match flushed {
+            Ok(completion) => {
+                if let Some(id) = completion.report.left_open(completion.status) {
+                    self.orphans().keep(id);
+                }
+                Ok(())
+            }
+            Err(lost) => {
+                if !lost.may_happen() {
+                    self.orphans().keep(id);
+                }
+                Err(lost)
+            }
         }
     }
 
-    /// Flushes the sessions that nobody has any more.
-    pub(crate) fn flush_orphans(&self) {
-        for id in self.orphans.take() {
-            self.flush(id);
+    /// Flushes the sessions that nobody has any more. Before somebody opens another, the device
+    /// may have no room for one until this is done.
+    pub(crate) fn flush_orphans(&self, patience: Patience) {
+        if self.orphans().is_empty() {
+            return;
+        }
+        let mut ids = self.orphans().take();
+        for id in ids.by_ref() {
+            if self.flush(id, patience).is_err() {
+                break;
+            }
+        }
+        for id in ids {
+            self.orphans().keep(id);
         }
     }
 
-    /// Flushes them if there are any, before somebody opens another: the device may have no room
-    /// for one until then.
-    pub(crate) fn make_room_for_session(&self) {
-        if !self.orphans.is_empty() {
-            self.flush_orphans();
+    /// Flushes all sessions, whether the device has them or not: before anybody could open one, or
+    /// when all of them are about to lose their owners.
+    pub(crate) fn flush_all(&self) {
+        let patience = Patience {
+            timeout: FLUSH_ALL_TIMEOUT,
+            killable: false,
+        };
+        for id in 0..hsm::MAX_SESSIONS {
+            if self.flush(id, patience).is_err() {
+                break;
+            }
         }
     }
 
@@ -391,6 +439,15 @@ impl<'bound> Ctrl<'bound> {
             self.dev(),
             "HSM ready as {node}: {hsm} HSM and {aes} AES queues, {vectors} vectors\n"
         );
+    }
+}
+
+/// Stops flushing sessions when it is dropped.
+struct StopOnDrop(Arc<Orphans>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

@@ -13,7 +13,7 @@ use kernel::{
     prelude::*,
     sizes::SZ_4K,
     sync::Arc,
-    uaccess::UserSliceReader, //
+    uaccess::UserPtr, //
 };
 use zerocopy_derive::Immutable;
 
@@ -26,9 +26,9 @@ use crate::{
     },
     session::{
         Flow,
-        Report, //
+        Report,
+        Token, //
     },
-    slot::CqeWords,
     sys::impl_wire,
     tags::Patience, //
 };
@@ -38,9 +38,10 @@ pub(crate) struct Hsm;
 
 impl Class for Hsm {
     type Sqe = Sqe;
+    type Cqe = [u64; 2];
     type Context = Arc<Orphans>;
+    type Token = Option<Token>;
 
-    const CQE_WORDS: usize = 2;
     // Two pages for the request, two for the response.
     const SLOT_BYTES: usize = 4 * SZ_4K;
 
@@ -48,15 +49,16 @@ impl Class for Hsm {
         sqe.cid = cid.to_le();
     }
 
-    fn cid(cqe: &CqeWords) -> u16 {
+    fn cid(cqe: &[u64; 2]) -> u16 {
         // CAST: Takes the bits that the field has.
         (cqe[1] >> 32) as u16
     }
 
-    fn orphaned(orphans: &Arc<Orphans>, cqe: &CqeWords) {
-        let completion = Completion::from(cqe);
-        if let Some(session) = completion.report.opened(completion.status) {
-            orphans.add(session.id);
+    fn orphaned(orphans: &Arc<Orphans>, cqe: &[u64; 2]) {
+        let Completion { status, report, .. } = Completion::from(cqe);
+        let opened = report.opened(status).map(|session| session.id);
+        if let Some(id) = opened.or_else(|| report.left_open(status)) {
+            orphans.add(id);
         }
     }
 }
@@ -85,6 +87,9 @@ static_assert!(offset_of!(Sqe, dst_prp1) == 28);
 static_assert!(offset_of!(Sqe, session_flags) == 44);
 static_assert!(offset_of!(Sqe, session_id) == 48);
 
+/// Sessions that the device can have, numbered from 0 (5.7).
+pub(crate) const MAX_SESSIONS: u16 = 8;
+
 const OPCODE_FLUSH_SESSION: u16 = 1;
 
 /// Session flags, of either kind of entry.
@@ -103,8 +108,8 @@ pub(crate) struct Completion {
     pub(crate) report: Report,
 }
 
-impl From<&CqeWords> for Completion {
-    fn from(words: &CqeWords) -> Self {
+impl From<&[u64; 2]> for Completion {
+    fn from(words: &[u64; 2]) -> Self {
         const STATUS: u64 = 0x7ff;
 
         // CAST: Each takes the bits that the field has.
@@ -130,6 +135,21 @@ fn dwords(address: u64) -> [u32; 2] {
     [(address as u32).to_le(), ((address >> 32) as u32).to_le()]
 }
 
+/// What a HSM command says of itself, besides its request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) opcode: u16,
+    /// Bytes of the request.
+    pub(crate) src_len: u32,
+    /// Room for the response in bytes.
+    pub(crate) dst_len: u32,
+    pub(crate) flow: Flow,
+    /// Session identifier, which is sent in any case.
+    pub(crate) id: u16,
+    /// Whether the session identifier is one.
+    pub(crate) id_valid: bool,
+}
+
 /// A HSM command that has a slot.
 pub(crate) struct Command<'a> {
     owned: Owned<'a, Hsm>,
@@ -145,7 +165,7 @@ impl<'a> Command<'a> {
     /// # Errors
     ///
     /// `EFAULT` if it cannot be read, `EINVAL` if it does not fit.
-    pub(crate) fn fill(&mut self, request: &mut UserSliceReader, len: usize) -> Result {
+    pub(crate) fn fill(&mut self, request: UserPtr, len: usize) -> Result {
         if len > Owned::<'_, Hsm>::RESPONSE {
             return Err(EINVAL);
         }
@@ -159,54 +179,53 @@ impl<'a> Command<'a> {
     ///
     /// See [`Lost`].
     pub(crate) fn run(
-        self,
-        opcode: u16,
-        src_len: u32,
-        dst_len: u32,
-        flow: Flow,
-        session: Option<u16>,
+        mut self,
+        header: &Header,
+        token: Option<Token>,
         patience: Patience,
     ) -> Result<(Self, Completion), Lost> {
         let request = self.owned.buffer().dma_address();
         // CAST: Widening.
         let response = request + Owned::<'_, Hsm>::RESPONSE as u64;
+        // CAST: Widening.
         let second_page = |first: u64, len: u32| match len as usize {
             ..=SZ_4K => [0; 2],
-            // CAST: Widening.
             _ => dwords(first + SZ_4K as u64),
         };
+        let src_prp1 = match header.src_len {
+            0 => [0; 2],
+            _ => dwords(request),
+        };
 
+        // CAST: The discriminants are those of the field.
+        let mut session_flags = header.flow as u8;
+        if header.id_valid {
+            session_flags |= SESSION_ID_VALID;
+        }
         // The device writes to the first page of the response whatever `dst_len` is (5.4, 5.6).
         let sqe = Sqe {
-            command: opcode.to_le(),
-            src_len: src_len.to_le(),
-            src_prp1: if src_len == 0 {
-                [0; 2]
-            } else {
-                dwords(request)
-            },
-            src_prp2: second_page(request, src_len),
-            dst_len: dst_len.to_le(),
+            command: header.opcode.to_le(),
+            src_len: header.src_len.to_le(),
+            src_prp1,
+            src_prp2: second_page(request, header.src_len),
+            dst_len: header.dst_len.to_le(),
             dst_prp1: dwords(response),
-            dst_prp2: second_page(response, dst_len),
-            // CAST: The discriminants are those of the field.
-            session_flags: flow as u8
-                | if session.is_some() {
-                    SESSION_ID_VALID
-                } else {
-                    0
-                },
-            session_id: session.unwrap_or(0).to_le(),
+            dst_prp2: second_page(response, header.dst_len),
+            session_flags,
+            session_id: header.id.to_le(),
             ..Sqe::default()
         };
-        let (mut owned, cqe) = self.owned.run(sqe, patience)?;
-        let completion = Completion::from(&cqe);
 
-        // After an error nothing is known of what the device wrote.
-        owned.soil_response(match completion.status {
-            0 => usize::from(completion.len),
-            _ => SZ_4K,
-        });
+        // Unless it says so the device may have written anything.
+        self.owned.soil_response(SZ_4K);
+        let (mut owned, cqe) = self.owned.run(sqe, token, patience)?;
+        let mut completion = Completion::from(&cqe);
+        if completion.status == 0 {
+            owned.soil_response(usize::from(completion.len));
+        } else {
+            // There is no response.
+            completion.len = 0;
+        }
         Ok((Self { owned }, completion))
     }
 
@@ -216,8 +235,15 @@ impl<'a> Command<'a> {
     ///
     /// See [`Lost`].
     pub(crate) fn flush(self, id: u16, patience: Patience) -> Result<Completion, Lost> {
-        let (_, completion) =
-            self.run(OPCODE_FLUSH_SESSION, 0, 0, Flow::Close, Some(id), patience)?;
+        let header = Header {
+            opcode: OPCODE_FLUSH_SESSION,
+            src_len: 0,
+            dst_len: 0,
+            flow: Flow::Close,
+            id,
+            id_valid: true,
+        };
+        let (_, completion) = self.run(&header, None, patience)?;
         Ok(completion)
     }
 
@@ -226,11 +252,7 @@ impl<'a> Command<'a> {
     /// # Errors
     ///
     /// `EFAULT` if it cannot be written, `EINVAL` if there are not as many.
-    pub(crate) fn copy_response(
-        &self,
-        to: &mut kernel::uaccess::UserSliceWriter,
-        len: usize,
-    ) -> Result {
+    pub(crate) fn copy_response(&self, to: UserPtr, len: usize) -> Result {
         if len > Owned::<'_, Hsm>::RESPONSE {
             return Err(EINVAL);
         }

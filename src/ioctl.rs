@@ -4,7 +4,10 @@
 //!
 //! Documentation/abi.rst 3. The checks are in the order that is laid down there.
 
-use core::mem::size_of;
+use core::mem::{
+    offset_of,
+    size_of, //
+};
 
 use kernel::{
     new_mutex,
@@ -13,6 +16,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::Jiffies,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -30,16 +34,21 @@ use crate::{
         CtrlFamily, //
     },
     hsm,
+    orphans::Orphans,
     queue::Lost,
     session::{
         Flow,
-        Record, //
+        Record,
+        Token,
+        Users, //
     },
     sys::{
+        completion::Waited,
         gate::Gate,
         node::FileOps,
         process::Process, //
     },
+    tags::Patience,
     uapi,
     uapi::{
         AesCmd,
@@ -51,6 +60,21 @@ use crate::{
     },
 };
 
+/// How long to wait before looking whether the time is over, in ticks: about a second.
+const SLICE: Jiffies = 256;
+
+/// What all files of a node share.
+pub(crate) struct Context {
+    gate: Arc<Gate<CtrlFamily>>,
+    orphans: Arc<Orphans>,
+}
+
+impl Context {
+    pub(crate) fn new(gate: Arc<Gate<CtrlFamily>>, orphans: Arc<Orphans>) -> Self {
+        Self { gate, orphans }
+    }
+}
+
 /// An open file of the HSM node.
 #[pin_data]
 pub(crate) struct File {
@@ -58,17 +82,19 @@ pub(crate) struct File {
     owner: Process,
     #[pin]
     record: Mutex<Record>,
+    users: Arc<Users>,
 }
 
 impl FileOps for File {
-    type Context = Arc<Gate<CtrlFamily>>;
+    type Context = Context;
 
-    fn open(gate: &Self::Context) -> Result<Pin<KBox<Self>>> {
+    fn open(context: &Context) -> Result<Pin<KBox<Self>>> {
         KBox::try_pin_init(
             try_pin_init!(Self {
-                gate: gate.clone(),
+                gate: context.gate.clone(),
                 owner: Process::current()?,
                 record <- new_mutex!(Record::default(), "azihsm_record"),
+                users: Users::new(context.orphans.clone())?,
             }),
             GFP_KERNEL,
         )
@@ -96,9 +122,17 @@ impl FileOps for File {
         let Some(session) = self.record.lock().session() else {
             return;
         };
-        // Without the device there is nobody to tell.
+        if !self.users.close(session.id) {
+            return;
+        }
+        // Without the device there is nobody to tell; if it is only slow, the session has become
+        // an orphan.
         let _ = self.gate.with(|ctrl| {
-            ctrl.flush(session.id);
+            let patience = Patience {
+                killable: false,
+                ..ctrl.patience()
+            };
+            let _ = ctrl.flush(session.id, patience);
             Ok(())
         });
     }
@@ -123,18 +157,42 @@ impl Failure {
 impl From<Lost> for Failure {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::TimedOut => Self::new(EAGAIN, uapi::EXT_ABORTED),
-            Lost::Killed => Self::new(EINTR, uapi::EXT_ABORTED),
+            Lost::Busy | Lost::TimedOut => Self::new(EAGAIN, uapi::EXT_ABORTED),
+            Lost::Interrupted | Lost::Killed => Self::new(EINTR, uapi::EXT_ABORTED),
             Lost::Halted => Self::new(ENODEV, uapi::EXT_ABORTED),
         }
     }
 }
 
-/// Returns a view of `len` bytes of user memory at `address`.
-fn user(address: u64, len: u32) -> UserSlice {
-    // CAST: Addresses have 64 bits here, as the pointers of callers that are let in do. The length
-    // is widened.
-    UserSlice::new(UserPtr::from_addr(address as usize), len as usize)
+/// A HSM command that has no completion.
+struct NotCompleted {
+    /// Whether the device may still carry it out.
+    may_happen: bool,
+    failure: Failure,
+}
+
+impl From<Failure> for NotCompleted {
+    fn from(failure: Failure) -> Self {
+        Self {
+            may_happen: false,
+            failure,
+        }
+    }
+}
+
+impl From<Lost> for NotCompleted {
+    fn from(lost: Lost) -> Self {
+        Self {
+            may_happen: lost.may_happen(),
+            failure: lost.into(),
+        }
+    }
+}
+
+/// Returns the pointer for an address in a structure.
+fn user(address: u64) -> UserPtr {
+    // CAST: Addresses have 64 bits here, as the pointers of callers that are let in do.
+    UserPtr::from_addr(address as usize)
 }
 
 /// Returns whether `len` bytes at `address` may be user memory at all.
@@ -161,15 +219,21 @@ fn read_sized<T: FromBytes>(arg: usize) -> Result<T> {
     read(size_of::<T>()).read()
 }
 
-/// Writes the part `out` of a structure at `arg`, at its `offset`.
+/// Finishes an ioctl: writes its output `out` to `offset` of the structure at `arg`, unless the
+/// device is gone, and returns the error of `result`.
 ///
 /// # Errors
 ///
-/// `EFAULT`.
-fn write_at<T: AsBytes>(arg: usize, offset: usize, out: &T) -> Result {
+/// `EFAULT` if it cannot be written, else that of `result`.
+fn finish<T: AsBytes>(arg: usize, offset: usize, out: &T, result: Result<(), Failure>) -> Result {
+    let result = result.map_err(|failure| failure.error);
+    if result == Err(ENODEV) {
+        return result;
+    }
     UserSlice::new(UserPtr::from_addr(arg.wrapping_add(offset)), size_of::<T>())
         .writer()
-        .write(out)
+        .write(out)?;
+    result
 }
 
 /// Device info (abi.rst 3.3).
@@ -204,8 +268,7 @@ impl File {
         if let Err(failure) = &result {
             cmd.out.ext = failure.ext;
         }
-        write_at(arg, core::mem::offset_of!(HsmCmd, out), &cmd.out)?;
-        result.map_err(|failure| failure.error)
+        finish(arg, offset_of!(HsmCmd, out), &cmd.out, result)
     }
 
     fn hsm_run(&self, ctrl: &Ctrl<'_>, cmd: &mut HsmCmd) -> Result<(), Failure> {
@@ -213,35 +276,44 @@ impl File {
         check_hsm(input)?;
 
         let flow = Flow::of(input.session.flags);
-        let id = (input.session.flags & uapi::SESSION_ID_VALID != 0).then_some(input.session.id);
-        if flow == Flow::Open {
-            ctrl.make_room_for_session();
-        }
-        self.record
-            .lock()
-            .admit(flow, id)
-            .map_err(Failure::invalid)?;
+        let token = self.admit(flow, &input.session)?;
+        let sent = self.hsm_send(ctrl, input, flow, token);
 
-        let sent = self.hsm_send(ctrl, input, flow, id);
         let mut record = self.record.lock();
         let (command, completion) = match sent {
             Ok(completed) => completed,
-            Err(failure) => {
-                record.withdrawn(flow);
+            Err(NotCompleted {
+                may_happen,
+                failure,
+            }) => {
+                if may_happen {
+                    record.lost(flow);
+                } else {
+                    record.not_sent(flow);
+                }
                 return Err(failure);
             }
         };
-        record.completed(flow, id, completion.status, &completion.report);
+        record.completed(flow, completion.status, &completion.report);
         drop(record);
 
         let len = u32::from(completion.len).min(input.dst_len);
         cmd.out.status = u32::from(completion.status);
         // CAST: Widening.
         command
-            .copy_response(&mut user(input.dst, len).writer(), len as usize)
+            .copy_response(user(input.dst), len as usize)
             .map_err(|_| Failure::invalid(uapi::EXT_HSM_DST))?;
         cmd.out.byte_count = len;
         Ok(())
+    }
+
+    /// Checks that a command fits the session of the descriptor, and makes it a user of that.
+    fn admit(&self, flow: Flow, session: &uapi::Session) -> Result<Option<Token>, Failure> {
+        let id = (session.flags & uapi::SESSION_ID_VALID != 0).then_some(session.id);
+        let mut record = self.record.lock();
+
+        record.admit(flow, id).map_err(Failure::invalid)?;
+        Ok((flow == Flow::InSession).then(|| self.users.token()))
     }
 
     fn hsm_send<'a>(
@@ -249,34 +321,56 @@ impl File {
         ctrl: &'a Ctrl<'a>,
         input: &HsmIn,
         flow: Flow,
-        id: Option<u16>,
-    ) -> Result<(hsm::Command<'a>, hsm::Completion), Failure> {
+        token: Option<Token>,
+    ) -> Result<(hsm::Command<'a>, hsm::Completion), NotCompleted> {
+        let patience = ctrl.patience();
+        match flow {
+            Flow::Open => ctrl.flush_orphans(patience),
+            Flow::Close => self.wait_for_users(patience)?,
+            Flow::None | Flow::InSession => {}
+        }
         if !is_user(input.src, input.src_len) {
-            return Err(Failure::invalid(uapi::EXT_HSM_SRC));
+            return Err(Failure::invalid(uapi::EXT_HSM_SRC).into());
         }
         if !is_user(input.dst, input.dst_len) {
-            return Err(Failure::invalid(uapi::EXT_HSM_DST));
+            return Err(Failure::invalid(uapi::EXT_HSM_DST).into());
         }
-        let patience = ctrl.patience();
-        let mut command = hsm::Command::new(ctrl.hsm().take(ctrl.doorbells(), patience)?);
+        let owned = ctrl.hsm().take(ctrl.doorbells(), patience)?;
+        let mut command = hsm::Command::new(owned);
         // CAST: Widening.
         command
-            .fill(
-                &mut user(input.src, input.src_len).reader(),
-                input.src_len as usize,
-            )
+            .fill(user(input.src), input.src_len as usize)
             .map_err(|_| Failure::invalid(uapi::EXT_HSM_SRC))?;
 
-        // Without a session the fields are 0.
-        let id = if flow == Flow::None { None } else { id };
-        Ok(command.run(
-            input.opcode,
-            input.src_len,
-            input.dst_len,
+        let header = hsm::Header {
+            opcode: input.opcode,
+            src_len: input.src_len,
+            dst_len: input.dst_len,
             flow,
-            id,
-            patience,
-        )?)
+            // Without a session both fields are 0.
+            id: match flow {
+                Flow::None => 0,
+                _ => input.session.id,
+            },
+            id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
+        };
+        Ok(command.run(&header, token, patience)?)
+    }
+
+    /// Waits until no command uses the session any more, which is about to be closed.
+    fn wait_for_users(&self, patience: Patience) -> Result<(), Lost> {
+        let wait = patience.start();
+        self.users
+            .wait_idle(|changed| loop {
+                match wait.wait(changed, SLICE) {
+                    Waited::TimedOut if !wait.is_over() => {}
+                    waited => break waited,
+                }
+            })
+            .map_err(|waited| match waited {
+                Waited::Killed => Lost::Interrupted,
+                _ => Lost::Busy,
+            })
     }
 
     /// AES command (abi.rst 3.5).
@@ -287,15 +381,14 @@ impl File {
         if let Err(failure) = &result {
             cmd.out.ext = failure.ext;
         }
-        write_at(arg, core::mem::offset_of!(AesCmd, out), &cmd.out)?;
-        result.map_err(|failure| failure.error)
+        finish(arg, offset_of!(AesCmd, out), &cmd.out, result)
     }
 
-    /// Checks that the session of an AES command is that of the descriptor.
-    fn aes_caller(&self, input: &AesIn) -> Result<aes::Caller, Failure> {
-        let session = self
-            .record
-            .lock()
+    /// Checks that the session of an AES command is that of the descriptor, and makes the command
+    /// a user of it.
+    fn aes_caller(&self, input: &AesIn) -> Result<(aes::Caller, Token), Failure> {
+        let record = self.record.lock();
+        let session = record
             .session()
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;
         let app = session.app.ok_or(Failure::invalid(uapi::EXT_AES_NO_APP))?;
@@ -305,10 +398,11 @@ impl File {
         if input.short_app_id != app {
             return Err(Failure::invalid(uapi::EXT_AES_APP_MISMATCH));
         }
-        Ok(aes::Caller {
+        let caller = aes::Caller {
             session: session.id,
             app,
-        })
+        };
+        Ok((caller, self.users.token()))
     }
 
     fn aes_run(&self, ctrl: &Ctrl<'_>, cmd: &mut AesCmd, cipher: u8) -> Result<(), Failure> {
@@ -316,7 +410,7 @@ impl File {
         if ctrl.aes().queues().is_empty() {
             return Err(Failure::invalid(uapi::EXT_AES_NO_QUEUES));
         }
-        let caller = self.aes_caller(input)?;
+        let (caller, token) = self.aes_caller(input)?;
         let cipher = check_aes(input, cipher, ctrl.gcm_unaligned())?;
         let decrypt = input.op == uapi::AES_DECRYPT;
 
@@ -325,9 +419,9 @@ impl File {
         let mut command = aes::Command::new(owned, input.src_len)
             .map_err(|_| Failure::invalid(uapi::EXT_AES_SRC_LEN))?;
         command
-            .fill(&mut user(input.src, input.src_len).reader())
-            .map_err(|error| Failure::new(error, uapi::EXT_AES_SRC))?;
-        let (command, completion) = command.run(decrypt, caller, &cipher, patience)?;
+            .fill(user(input.src))
+            .map_err(|error| Failure::new(error, uapi::EXT_AES_NOMEM))?;
+        let (command, completion) = command.run(decrypt, caller, &cipher, token, patience)?;
 
         let out = &mut cmd.out;
         if completion.status != 0 {
@@ -339,8 +433,8 @@ impl File {
             return Err(Failure::new(EIO, uapi::EXT_AES_DEVICE));
         }
         command
-            .copy_result(&mut user(input.dst, input.src_len).writer())
-            .map_err(|error| Failure::new(error, uapi::EXT_AES_DST))?;
+            .copy_result(user(input.dst))
+            .map_err(|error| Failure::new(error, uapi::EXT_AES_NOMEM))?;
         out.byte_count = input.src_len;
         out.fips_approved = u8::from(completion.fips_approved);
         // The tag of a decryption would tell how to forge one.
@@ -435,7 +529,8 @@ fn check_gcm(input: &AesIn, gcm_unaligned: bool) -> Option<aes::Cipher> {
     let params = input.gcm();
     let tail = gcm_unaligned && params.unaligned != 0;
     let padding_ok = params.aad_padded_len >= params.aad_len && params.aad_padded_len % 32 == 0;
-    if input.dst_len < input.src_len
+    if input.src_len == 0
+        || input.dst_len < input.src_len
         || params.aad_len > input.src_len
         || params.aad_padded_len > input.src_len
         || (tail && !padding_ok)

@@ -30,6 +30,7 @@ use crate::{
         gate::Gate,
         work, //
     },
+    tags::Patience, //
 };
 
 /// See the [module](self).
@@ -52,7 +53,11 @@ impl WorkItem for Orphans {
     fn run(this: Arc<Orphans>) {
         // Without a device there is nothing to flush.
         let _ = this.gate.with(|ctrl| {
-            ctrl.flush_orphans();
+            let patience = Patience {
+                killable: false,
+                ..ctrl.patience()
+            };
+            ctrl.flush_orphans(patience);
             Ok(())
         });
     }
@@ -84,7 +89,7 @@ impl Orphans {
     pub(crate) fn add(self: &Arc<Self>, id: u16) {
         self.keep(id);
         // If it is queued already, it will see this one, too.
-        let _ = workqueue::system().enqueue(self.clone());
+        let _ = workqueue::system_long().enqueue(self.clone());
     }
 
     /// Notes the session `id`, which could not be flushed now.

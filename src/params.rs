@@ -4,6 +4,8 @@
 //!
 //! Documentation/abi.rst 5.2. They are declared in the crate root.
 
+use kernel::time::Delta;
+
 use crate::{
     module_parameters,
     slot, //
@@ -13,10 +15,10 @@ use crate::{
 const MIN_ENTRIES: u16 = 2;
 
 /// Shortest time, in seconds, after which a command is given up.
-const MIN_COMMAND_TIMEOUT_SECS: u32 = 6;
+const MIN_COMMAND_TIMEOUT_SECS: i64 = 6;
 
 /// Longest time, in seconds: a day.
-const MAX_COMMAND_TIMEOUT_SECS: u32 = 24 * 60 * 60;
+const MAX_COMMAND_TIMEOUT_SECS: i64 = 24 * 60 * 60;
 
 /// Returns the entries of each HSM queue, of which the device allows at most `most`.
 pub(crate) fn hsm_entries(most: u64) -> u16 {
@@ -38,9 +40,8 @@ fn entries(wanted: i32, most: u64) -> u16 {
     wanted.clamp(MIN_ENTRIES, most)
 }
 
-/// Returns how long a command may take, in milliseconds.
-pub(crate) fn command_timeout_ms() -> u32 {
-    let wanted = module_parameters::abort_timeout_in_sec.value();
-    let secs = u32::try_from(wanted).unwrap_or(0);
-    secs.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS) * 1000
+/// Returns how long a command may take.
+pub(crate) fn command_timeout() -> Delta {
+    let wanted = i64::from(module_parameters::abort_timeout_in_sec.value());
+    Delta::from_secs(wanted.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS))
 }

@@ -52,30 +52,31 @@ use crate::{
     },
     slot::{
         self,
-        CqeWords,
         Ended,
         Phase,
         Slot,
-        Verdict,
-        CQE_WORDS, //
+        Verdict, //
     },
     sys::{
-        completion::Waited,
+        completion::{
+            Waited,
+            FOREVER, //
+        },
         dma::Buffer,
         process, //
     },
     tags::{
         Patience,
-        TagWaiters,
-        Tags, //
+        Permits,
+        Tags,
+        Wait, //
     },
 };
 
 /// A class of queues: what its entries are, and what its slots have.
 ///
 /// Entry sizes are those of Documentation/device.rst 3.1. In all completion queue entries the last
-/// 16 bits hold the phase and the status, and the last but one dword ends with 16 bits of queue
-/// number; where the command identifier is differs.
+/// 16 bits hold the phase and the status; where the command identifier is differs.
 pub(crate) trait Class: Send + Sync + 'static {
     /// A submission queue entry.
     type Sqe: zerocopy::FromBytes
@@ -86,23 +87,26 @@ pub(crate) trait Class: Send + Sync + 'static {
         + Send
         + Sync;
 
+    /// A completion queue entry, as 64-bit words.
+    type Cqe: Copy + Default + AsRef<[u64]> + AsMut<[u64]>;
+
     /// What is shared by all queues of the class, for [`Class::orphaned`].
     type Context: Send + Sync;
 
-    /// 64-bit words of a completion queue entry, at most [`CQE_WORDS`].
-    const CQE_WORDS: usize;
+    /// What goes with a command for as long as the device has it.
+    type Token: Send + Unpin;
 
-    /// Bytes of DMA memory of a slot.
+    /// Bytes of DMA memory of a slot: one half for what the device reads, one for what it writes.
     const SLOT_BYTES: usize;
 
     /// Puts the command identifier into an entry.
     fn set_cid(sqe: &mut Self::Sqe, cid: u16);
 
     /// Returns the command identifier of a completion queue entry.
-    fn cid(cqe: &CqeWords) -> u16;
+    fn cid(cqe: &Self::Cqe) -> u16;
 
     /// Called, maybe in interrupt context, with the completion of a command whose waiter has left.
-    fn orphaned(context: &Self::Context, cqe: &CqeWords);
+    fn orphaned(context: &Self::Context, cqe: &Self::Cqe);
 }
 
 /// How a waiter finds out that its command has completed.
@@ -118,14 +122,22 @@ pub(crate) enum Notify {
 /// How long a waiter relies on interrupts alone.
 const INTERRUPT_LOST_AFTER_MS: u32 = 250;
 
+/// Completions that are consumed with one doorbell.
+const BATCH: usize = 8;
+
+/// Returns how long to wait before looking whether an interrupt was lost.
+fn slice() -> Jiffies {
+    msecs_to_jiffies(INTERRUPT_LOST_AFTER_MS).max(1)
+}
+
 /// See the [module](self).
 pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
     context: C::Context,
     tags: Tags,
-    waiters: Arc<TagWaiters>,
-    slots: KVec<Pin<KBox<Slot>>>,
+    permits: Arc<Permits>,
+    slots: KVec<Pin<KBox<Slot<C::Token>>>>,
     // Entries of `sq` by tag. The device is not told of it.
     prepared: Coherent<[C::Sqe]>,
     // A bit by tag: the entry in `prepared` is to be submitted.
@@ -146,6 +158,9 @@ pub(crate) struct QueuePair<C: Class> {
 }
 
 impl<C: Class> QueuePair<C> {
+    /// 64-bit words of a completion queue entry.
+    const CQE_WORDS: usize = size_of::<C::Cqe>() / size_of::<u64>();
+
     /// Allocates a queue pair with `size` entries. The device is not told of it.
     ///
     /// # Errors
@@ -156,11 +171,9 @@ impl<C: Class> QueuePair<C> {
         id: QueueId,
         size: u16,
         notify: Notify,
-        waiters: Arc<TagWaiters>,
+        permits: Arc<Permits>,
         context: C::Context,
     ) -> Result<Self> {
-        const { assert!(C::CQE_WORDS <= CQE_WORDS) };
-
         let entries = usize::from(size);
         if !(2..=slot::MAX_TAGS).contains(&entries) {
             return Err(EINVAL);
@@ -181,7 +194,7 @@ impl<C: Class> QueuePair<C> {
             notify,
             context,
             tags: Tags::new(count)?,
-            waiters,
+            permits,
             slots,
             prepared: Coherent::zeroed_slice(dev, count, GFP_KERNEL)?,
             pending,
@@ -189,7 +202,7 @@ impl<C: Class> QueuePair<C> {
             sq: Coherent::zeroed_slice(dev, entries, GFP_KERNEL)?,
             sq_tail: Atomic::new(0),
             reaper: Combiner::new(),
-            cq: Coherent::zeroed_slice(dev, entries * C::CQE_WORDS, GFP_KERNEL)?,
+            cq: Coherent::zeroed_slice(dev, entries * Self::CQE_WORDS, GFP_KERNEL)?,
             cq_head: Atomic::new(0),
             cq_phase: Atomic::new(true),
             halted: Atomic::new(false),
@@ -232,26 +245,13 @@ impl<C: Class> QueuePair<C> {
         self.stray.xchg(0, Relaxed)
     }
 
-    /// Takes a slot, if one is free.
-    pub(crate) fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
-        let tag = self.tags.take()?;
-        match self.slots.get(tag) {
-            Some(slot) => {
-                slot.take();
-                Some(Owned {
-                    queue: self,
-                    doorbells,
-                    slot,
-                    tag,
-                    dirty: [0; 2],
-                })
-            }
-            None => None,
-        }
+    /// Returns whether the queue takes no more commands.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.load(Acquire)
     }
 
     /// Returns whether no command is under way.
-    pub(crate) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.tags.are_all_free()
     }
 
@@ -262,49 +262,42 @@ impl<C: Class> QueuePair<C> {
 
     /// The work of the reaper.
     ///
-    /// # Ordering
-    ///
-    /// The device writes the phase of an entry last. It is read first; the barrier keeps the other
-    /// reads behind it.
+    /// The doorbell gives entries back before their commands end: a slot that is free again may
+    /// have its next completion at once, for which the device must know of room.
     fn reap_locked(&self, doorbells: &Doorbells<'_>) {
         let entries = u32::from(self.size());
         let mut head = self.cq_head.load(Relaxed);
         let mut phase = self.cq_phase.load(Relaxed);
-        let first = head;
 
         // No more than the ring holds, so that a device which keeps filling it cannot keep us.
-        for _ in 0..entries {
-            // CAST: An index into the ring.
-            let Some(cqe) = self.read_cqe(head as usize, phase) else {
+        for _ in 0..self.slots.len().div_ceil(BATCH) {
+            let mut batch = [C::Cqe::default(); BATCH];
+            let mut count = 0;
+            for cqe in &mut batch {
+                // CAST: An index into the ring.
+                if !self.read_cqe(head as usize, phase, cqe) {
+                    break;
+                }
+                count += 1;
+                head += 1;
+                if head == entries {
+                    head = 0;
+                    phase = !phase;
+                }
+            }
+            if count == 0 {
                 break;
-            };
-            head += 1;
-            if head == entries {
-                head = 0;
-                phase = !phase;
             }
-            let cid = C::cid(&cqe);
-            let tag = slot::tag_of(cid);
-            let ended = match self.slots.get(tag) {
-                Some(slot) => slot.end(Phase::InFlight, Some((cid, &cqe))),
-                None => Ended::Stray,
-            };
-            match ended {
-                Ended::Woken => {}
-                Ended::Orphaned => {
-                    C::orphaned(&self.context, &cqe);
-                    self.discard(tag);
-                }
-                Ended::Stray => {
-                    self.stray.fetch_add(1, Relaxed);
-                }
-            }
-        }
-        if head != first {
             self.cq_head.store(head, Relaxed);
             self.cq_phase.store(phase, Relaxed);
-            if !self.halted.load(Acquire) {
+            if !self.is_halted() {
                 doorbells.ring_cq(self.id, head);
+            }
+            for cqe in batch.iter().take(count) {
+                self.complete(cqe);
+            }
+            if count < BATCH {
+                break;
             }
         }
         if self.released.load(Acquire) {
@@ -312,25 +305,50 @@ impl<C: Class> QueuePair<C> {
         }
     }
 
-    /// Copies the entry `index` if its phase is `phase`.
-    fn read_cqe(&self, index: usize, phase: bool) -> Option<CqeWords> {
-        let start = index * C::CQE_WORDS;
-        let last = start + C::CQE_WORDS - 1;
+    /// Ends the command that `cqe` is for.
+    fn complete(&self, cqe: &C::Cqe) {
+        let cid = C::cid(cqe);
+        let tag = slot::tag_of(cid);
+        let ended = match self.slots.get(tag) {
+            Some(slot) => slot.end(Phase::InFlight, Some((cid, cqe.as_ref()))),
+            None => Ended::Stray,
+        };
+        match ended {
+            Ended::Woken => {}
+            Ended::Orphaned => {
+                C::orphaned(&self.context, cqe);
+                self.discard(tag);
+            }
+            Ended::Stray => {
+                self.stray.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Copies the entry `index` if its phase is `phase`; returns whether it is.
+    ///
+    /// # Ordering
+    ///
+    /// The device writes the phase of an entry last. It is read first; the barrier keeps the other
+    /// reads behind it.
+    fn read_cqe(&self, index: usize, phase: bool, to: &mut C::Cqe) -> bool {
+        let start = index * Self::CQE_WORDS;
         let word = |index: usize| -> Result<u64> {
             let cq = &self.cq;
             Ok(u64::from_le(io_read!(cq, [try: index])))
         };
 
-        if (word(last).ok()? >> 48 & 1 != 0) != phase {
-            return None;
+        // Neither fails: `index` is one of the ring's.
+        let last = word(start + Self::CQE_WORDS - 1).unwrap_or_default();
+        if (last >> 48 & 1 != 0) != phase {
+            return false;
         }
         dma_mb(Read);
 
-        let mut words = CqeWords::default();
-        for (index, to) in words.iter_mut().take(C::CQE_WORDS).enumerate() {
-            *to = word(start + index).ok()?;
+        for (offset, to) in to.as_mut().iter_mut().enumerate() {
+            *to = word(start + offset).unwrap_or_default();
         }
-        Some(words)
+        true
     }
 
     /// Clears and frees the slot of a command that nobody waits for.
@@ -338,10 +356,33 @@ impl<C: Class> QueuePair<C> {
         if let Some(slot) = self.slots.get(tag) {
             // Cannot fail: it is the size of the buffer.
             let _ = slot.buffer().clear(0, C::SLOT_BYTES);
-            slot.release();
-            self.tags.give(tag);
-            self.waiters.wake();
+            let token = slot.take_left_behind();
+            self.free(slot, tag);
+            drop(token);
         }
+    }
+
+    /// Frees a slot, which is the caller's.
+    fn free(&self, slot: &Slot<C::Token>, tag: usize) {
+        slot.release();
+        self.tags.give(tag);
+        self.permits.give();
+    }
+
+    /// Takes a slot, if one is free; the caller has a permit.
+    fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
+        let tag = self.tags.take()?;
+        let slot = self.slots.get(tag)?;
+
+        slot.take();
+        // INVARIANT: The tag was taken, and the permit is the caller's.
+        Some(Owned {
+            queue: self,
+            doorbells,
+            slot,
+            tag,
+            dirty: [0; 2],
+        })
     }
 
     /// Ends all commands in `phase` without a completion.
@@ -410,87 +451,97 @@ impl<C: Class> QueuePair<C> {
     /// yet has ended.
     pub(crate) fn halt(&self, doorbells: &Doorbells<'_>) {
         self.halted.xchg(true, Full);
-        self.pump.run(|| self.pump_locked(doorbells));
-        self.pump.wait_idle();
-        self.reaper.run(|| self.reap_locked(doorbells));
-        self.reaper.wait_idle();
+        self.pump.run_here(|| self.pump_locked(doorbells));
+        self.reaper.run_here(|| self.reap_locked(doorbells));
     }
 
     /// Ends all commands of a halted queue, now that the device does not access their memory any
     /// more; those that it completed before keep their completion.
     pub(crate) fn release(&self, doorbells: &Doorbells<'_>) {
         self.released.xchg(true, Full);
-        self.reaper.run(|| self.reap_locked(doorbells));
-        self.reaper.wait_idle();
+        self.reaper.run_here(|| self.reap_locked(doorbells));
     }
 }
 
 /// Why a command has no completion.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Lost {
+    /// No slot was free in time. The command was not sent.
+    Busy,
+    /// The task was being killed before there was a slot. The command was not sent.
+    Interrupted,
     /// The device did not complete it in time. Its slot stays with the device.
     TimedOut,
-    /// The waiting task is being killed. As above.
+    /// The waiting task is being killed. Its slot stays with the device.
     Killed,
-    /// The queue was halted. If it had a slot, the device does not use it any more.
+    /// The queue was halted. If it had a slot, the device does not use that any more.
     Halted,
+}
+
+impl Lost {
+    /// Returns whether the device may still carry the command out.
+    pub(crate) fn may_happen(self) -> bool {
+        matches!(self, Lost::TimedOut | Lost::Killed)
+    }
 }
 
 /// A slot of a queue that nobody else uses.
 ///
-/// Dropping it clears what was marked dirty and frees the slot.
+/// Dropping it clears what is marked secret and frees the slot.
 ///
 /// # Invariants
 ///
-/// The holder has taken `tag` of `queue`, whose slot is `slot`.
+/// The holder has a permit and has taken `tag` of `queue`, whose slot is `slot`.
 pub(crate) struct Owned<'a, C: Class> {
     queue: &'a QueuePair<C>,
     doorbells: &'a Doorbells<'a>,
-    slot: &'a Slot,
+    slot: &'a Slot<C::Token>,
     tag: usize,
-    // First byte and length of what is to be cleared, from the start and from the middle.
+    // How much of each half is to be cleared.
     dirty: [usize; 2],
 }
 
-impl<'a, C: Class> Owned<'a, C> {
-    /// Returns the DMA memory of the slot: two halves, for what the device reads and for what it
-    /// writes.
+impl<C: Class> Owned<'_, C> {
+    /// Offset of the half that the device writes to.
+    pub(crate) const RESPONSE: usize = C::SLOT_BYTES / 2;
+
+    /// Returns the DMA memory of the slot.
     pub(crate) fn buffer(&self) -> &Buffer {
         self.slot.buffer()
     }
 
-    /// Offset of the half that the device writes to.
-    pub(crate) const RESPONSE: usize = C::SLOT_BYTES / 2;
-
-    /// Marks the first `len` bytes of the half that the device reads as secret.
+    /// Marks the first `len` bytes of the half that the device reads as secret, and no more.
     pub(crate) fn soil_request(&mut self, len: usize) {
-        self.dirty[0] = self.dirty[0].max(len.min(Self::RESPONSE));
+        self.dirty[0] = len.min(Self::RESPONSE);
     }
 
-    /// Marks the first `len` bytes of the half that the device writes as secret.
+    /// Marks the first `len` bytes of the half that the device writes as secret, and no more.
     pub(crate) fn soil_response(&mut self, len: usize) {
-        self.dirty[1] = self.dirty[1].max(len.min(Self::RESPONSE));
+        self.dirty[1] = len.min(Self::RESPONSE);
     }
 
-    /// Submits `sqe` and waits for its completion.
+    /// Submits `sqe` and waits for its completion. The device, or the caller, has `token` until
+    /// the command has ended.
     ///
     /// # Errors
     ///
     /// See [`Lost`]; the slot is gone then, and is freed when the device is done with it.
-    pub(crate) fn run(self, mut sqe: C::Sqe, patience: Patience) -> Result<(Self, CqeWords), Lost> {
+    pub(crate) fn run(
+        self,
+        mut sqe: C::Sqe,
+        token: C::Token,
+        patience: Patience,
+    ) -> Result<(Self, C::Cqe), Lost> {
         C::set_cid(&mut sqe, self.slot.cid(self.tag));
-        if self.prepare(sqe).is_err() {
-            return Err(Lost::Halted);
-        }
+        // Cannot fail: there is a place for each tag.
+        self.prepare(sqe).map_err(|_| Lost::Halted)?;
         self.slot.queue();
         if let Some(word) = self.queue.pending.get(self.tag / 64) {
             // The bit is clear: it is set by the owner of the tag only, once.
             word.fetch_add(1 << (self.tag % 64), Full);
         }
-        self.queue
-            .pump
-            .run(|| self.queue.pump_locked(self.doorbells));
-        self.wait(patience)
+        self.pump();
+        self.wait(token, patience)
     }
 
     /// Stores `sqe` for the pump.
@@ -501,52 +552,59 @@ impl<'a, C: Class> Owned<'a, C> {
         Ok(())
     }
 
-    fn wait(self, patience: Patience) -> Result<(Self, CqeWords), Lost> {
-        let mut left = patience.timeout;
+    fn pump(&self) {
+        self.queue
+            .pump
+            .run(|| self.queue.pump_locked(self.doorbells));
+    }
+
+    fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe), Lost> {
+        let wait = patience.start();
         let lost = loop {
-            let (waited, spent) = match self.queue.notify {
-                Notify::Vector(_) => {
-                    let slice = msecs_to_jiffies(INTERRUPT_LOST_AFTER_MS).clamp(1, left.max(1));
-                    (patience.wait(self.slot.done(), slice), slice)
-                }
-                Notify::Poll => (self.poll(patience), 1),
-            };
-            match waited {
+            match self.wait_once(&wait) {
                 Waited::Done => break None,
                 Waited::Killed => break Some(Lost::Killed),
+                Waited::TimedOut if wait.is_over() => break Some(Lost::TimedOut),
                 Waited::TimedOut => {}
-            }
-            // An interrupt may have been lost.
-            self.queue.reap(self.doorbells);
-            left = left.saturating_sub(spent);
-            if left == 0 {
-                break Some(Lost::TimedOut);
             }
         };
         if let Some(lost) = lost {
-            if self.slot.abandon() {
-                // The slot is freed by whoever ends the command.
-                core::mem::forget(self);
-                return Err(lost);
+            match self.slot.abandon(token) {
+                Ok(()) => {
+                    // The slot is freed by whoever ends the command.
+                    core::mem::forget(self);
+                    return Err(lost);
+                }
+                // It ended at the last moment: the signal is there or on its way.
+                Err(_token) => while self.slot.done().wait(FOREVER) != Waited::Done {},
             }
-            // It ended at the last moment: the signal is there or on its way.
-            while self.slot.done().wait(Jiffies::MAX) != Waited::Done {}
         }
-        match self.slot.collect() {
-            (Verdict::Completed, cqe) => Ok((self, cqe)),
-            (Verdict::Halted, _) => Err(Lost::Halted),
+        let mut cqe = C::Cqe::default();
+        match self.slot.collect(cqe.as_mut()) {
+            Verdict::Completed => Ok((self, cqe)),
+            Verdict::Halted => Err(Lost::Halted),
         }
     }
 
-    /// Waits for a tick, without relying on interrupts.
-    fn poll(&self, patience: Patience) -> Waited {
+    /// Waits for as long as the queue's notification is relied upon, and looks for itself then.
+    fn wait_once(&self, wait: &Wait) -> Waited {
+        if let Notify::Vector(_) = self.queue.notify {
+            let waited = wait.wait(self.slot.done(), slice());
+            if waited != Waited::TimedOut {
+                return waited;
+            }
+            // An interrupt may have been lost, or a call of the pump.
+            self.pump();
+        }
         self.queue.reap(self.doorbells);
         if self.slot.done().try_wait() {
             return Waited::Done;
         }
-        process::sleep_a_tick();
-        if patience.killable && process::is_killed() {
-            return Waited::Killed;
+        if self.queue.notify == Notify::Poll {
+            process::sleep_a_tick();
+            if wait.patience().killable && process::is_killed() {
+                return Waited::Killed;
+            }
         }
         Waited::TimedOut
     }
@@ -557,16 +615,14 @@ impl<C: Class> Drop for Owned<'_, C> {
         // Cannot fail: each is at most half of the buffer.
         let _ = self.buffer().clear(0, self.dirty[0]);
         let _ = self.buffer().clear(Self::RESPONSE, self.dirty[1]);
-        self.slot.release();
-        self.queue.tags.give(self.tag);
-        self.queue.waiters.wake();
+        self.queue.free(self.slot, self.tag);
     }
 }
 
 /// The queue pairs of one class.
 pub(crate) struct Pool<C: Class> {
     queues: KVec<QueuePair<C>>,
-    waiters: Arc<TagWaiters>,
+    permits: Arc<Permits>,
 }
 
 impl<C: Class> Pool<C> {
@@ -578,7 +634,7 @@ impl<C: Class> Pool<C> {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             queues: KVec::new(),
-            waiters: TagWaiters::new()?,
+            permits: Permits::new()?,
         })
     }
 
@@ -595,8 +651,10 @@ impl<C: Class> Pool<C> {
         notify: Notify,
         context: C::Context,
     ) -> Result {
-        let queue = QueuePair::new(dev, id, size, notify, self.waiters.clone(), context)?;
+        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), context)?;
+        let count = i32::from(size.saturating_sub(1));
         self.queues.push(queue, GFP_KERNEL)?;
+        self.permits.add(count);
         Ok(())
     }
 
@@ -609,58 +667,58 @@ impl<C: Class> Pool<C> {
     ///
     /// # Errors
     ///
-    /// See [`Lost`]; `Halted` if there are no queues.
+    /// `Busy`, `Interrupted`, or `Halted`, which is also if there are no queues.
     pub(crate) fn take<'a>(
         &'a self,
         doorbells: &'a Doorbells<'a>,
         patience: Patience,
     ) -> Result<Owned<'a, C>, Lost> {
-        if let Some(owned) = self.try_take(doorbells) {
-            return Ok(owned);
-        }
-        if self.queues.is_empty() {
+        if self.is_halted() {
             return Err(Lost::Halted);
         }
-        let mut left = patience.timeout;
-        let slice = msecs_to_jiffies(INTERRUPT_LOST_AFTER_MS).max(1);
-        self.waiters
-            .wait(
-                || {
-                    for queue in &self.queues {
-                        queue.reap(doorbells);
-                        if queue.halted.load(Acquire) {
-                            return Some(Err(Lost::Halted));
-                        }
+        let wait = patience.start();
+        self.permits
+            .take(|handed_over| loop {
+                match wait.wait(handed_over, slice()) {
+                    Waited::TimedOut if wait.is_over() || self.is_halted() => {
+                        break Waited::TimedOut;
                     }
-                    self.try_take(doorbells).map(Ok)
-                },
-                |freed| match patience.wait(freed, slice) {
-                    Waited::TimedOut if left > slice => {
-                        left -= slice;
-                        Waited::Done
-                    }
-                    waited => waited,
-                },
-            )
+                    // Those who hold the slots look for lost interrupts.
+                    Waited::TimedOut => {}
+                    waited => break waited,
+                }
+            })
             .map_err(|waited| match waited {
-                Waited::Killed => Lost::Killed,
-                _ => Lost::TimedOut,
-            })?
+                Waited::Killed => Lost::Interrupted,
+                _ if self.is_halted() => Lost::Halted,
+                _ => Lost::Busy,
+            })?;
+
+        // There is one: tags are given back before permits. It may take more than one look if
+        // others take and give meanwhile.
+        loop {
+            if let Some(owned) = self.try_take(doorbells) {
+                return Ok(owned);
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Returns whether there is no queue that takes commands.
+    fn is_halted(&self) -> bool {
+        self.queues.iter().all(QueuePair::is_halted)
     }
 
     /// Takes a slot, if one is free: of an idle queue if there is one, counting from that of the
     /// current processor, else of any.
     fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
-        let count = self.queues.len();
-        let home = crate::sys::this_cpu().checked_rem(count)?;
+        let home = crate::sys::this_cpu().checked_rem(self.queues.len())?;
         let (before, from_home) = self.queues.split_at_checked(home)?;
         let in_order = || Iterator::chain(from_home.iter(), before);
 
-        let idle_first = Iterator::chain(in_order().filter(|queue| queue.is_idle()), in_order());
-        idle_first
-            .into_iter()
-            .find_map(|queue| queue.try_take(doorbells))
+        let idle = in_order()
+            .filter(|queue| queue.is_idle())
+            .find_map(|queue| queue.try_take(doorbells));
+        idle.or_else(|| in_order().find_map(|queue| queue.try_take(doorbells)))
     }
 }
-
-const _: () = assert!(size_of::<CqeWords>() == 64);

@@ -27,13 +27,17 @@
 //! clears its memory and gives the tag back in the waiter's place.
 
 use kernel::{
+    new_spinlock_irq,
     prelude::*,
-    sync::atomic::{
-        Acquire,
-        Atomic,
-        Full,
-        Relaxed,
-        Release, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        SpinLockIrq, //
     },
 };
 
@@ -121,23 +125,22 @@ pub(crate) enum Ended {
 }
 
 /// Most 64-bit words of a completion queue entry, which is that of AES queues.
-pub(crate) const CQE_WORDS: usize = 8;
+const CQE_WORDS: usize = 8;
 
-/// A completion queue entry, as it was in memory.
-pub(crate) type CqeWords = [u64; CQE_WORDS];
-
-/// See the [module](self).
+/// See the [module](self). A `T` is what a waiter that leaves early leaves behind.
 #[pin_data]
-pub(crate) struct Slot {
+pub(crate) struct Slot<T> {
     state: Atomic<u32>,
     verdict: Atomic<bool>,
     cqe: [Atomic<u64>; CQE_WORDS],
     #[pin]
     done: Event,
+    #[pin]
+    left_behind: SpinLockIrq<Option<T>>,
     buffer: Buffer,
 }
 
-impl Slot {
+impl<T: Unpin> Slot<T> {
     /// Makes a free slot with the memory `buffer`.
     ///
     /// # Errors
@@ -151,6 +154,7 @@ impl Slot {
                 verdict: Atomic::new(false),
                 cqe: [const { Atomic::new(0) }; CQE_WORDS],
                 done <- Event::new(),
+                left_behind <- new_spinlock_irq!(None, "azihsm_left_behind"),
                 buffer,
             }),
             GFP_KERNEL,
@@ -216,7 +220,7 @@ impl Slot {
     /// `from` -> Done, by the only one who may move slots on from there; wakes the waiter.
     ///
     /// With a completion queue entry the command must be the one that its `cid` names.
-    pub(crate) fn end(&self, from: Phase, cqe: Option<(u16, &CqeWords)>) -> Ended {
+    pub(crate) fn end(&self, from: Phase, cqe: Option<(u16, &[u64])>) -> Ended {
         let mut state = self.load();
         if !state.is(from) {
             return Ended::Stray;
@@ -248,36 +252,49 @@ impl Slot {
         }
     }
 
-    /// The waiter leaves. Returns `false` if the command has ended already: the waiter must then
-    /// wait for the signal, which is certain to come.
-    pub(crate) fn abandon(&self) -> bool {
+    /// The waiter leaves, and leaves `it` behind until the command has ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns `it` if the command has ended already: the waiter must then wait for the signal,
+    /// which is certain to come.
+    pub(crate) fn abandon(&self, it: T) -> Result<(), T> {
+        // Before the mark is set, so that whoever finds that finds this.
+        *self.left_behind.lock() = Some(it);
+
         let mut state = self.load();
-        loop {
-            if state.is(Phase::Done) {
-                return false;
-            }
+        while !state.is(Phase::Done) {
             match self.exchange(state, state.abandoned()) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(()),
                 Err(now) => state = now,
             }
         }
+        match self.left_behind.lock().take() {
+            Some(it) => Err(it),
+            // Nobody looks at it but for an abandoned command.
+            None => Ok(()),
+        }
     }
 
-    /// Done -> Owned, by the waiter, which consumed the signal.
-    pub(crate) fn collect(&self) -> (Verdict, CqeWords) {
+    /// Returns what the waiter of an orphaned command left behind.
+    pub(crate) fn take_left_behind(&self) -> Option<T> {
+        self.left_behind.lock().take()
+    }
+
+    /// Done -> Owned, by the waiter, which consumed the signal. Copies the completion queue entry,
+    /// if there is one, to `cqe`.
+    pub(crate) fn collect(&self, cqe: &mut [u64]) -> Verdict {
         // The signal ordered all of this after the stores of whoever ended the command.
         let state = self.load().with(Phase::Owned);
         self.state.store(state.0, Relaxed);
 
-        let mut words = CqeWords::default();
-        for (word, from) in words.iter_mut().zip(&self.cqe) {
+        if !self.verdict.load(Relaxed) {
+            return Verdict::Halted;
+        }
+        for (word, from) in cqe.iter_mut().zip(&self.cqe) {
             *word = from.load(Relaxed);
         }
-        let verdict = match self.verdict.load(Relaxed) {
-            true => Verdict::Completed,
-            false => Verdict::Halted,
-        };
-        (verdict, words)
+        Verdict::Completed
     }
 
     /// -> Free, by the owner, before giving the tag back.

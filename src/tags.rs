@@ -12,12 +12,18 @@ use kernel::{
         },
         Arc, //
     },
-    time::Jiffies, //
+    time::{
+        Delta,
+        Instant,
+        Jiffies,
+        Monotonic, //
+    },
 };
 
 use crate::sys::completion::{
     Event,
-    Waited, //
+    Waited,
+    FOREVER, //
 };
 
 /// Takes the lowest bit of `words` that is clear, which the caller then holds.
@@ -99,62 +105,73 @@ impl Tags {
     }
 }
 
-/// Tasks that wait for a tag of one of several queues.
+/// Permits to take a tag of one of several queues, as many as there are tags.
+///
+/// Whoever holds a permit finds a free tag. Permits are given out in the order in which they are
+/// asked for: somebody who does not have to wait cannot take that of somebody who does.
+///
+/// # Invariants
+///
+/// `free` is the number of permits that nobody holds, less the number of those who are waiting
+/// and for whom no signal was sent.
 #[pin_data]
-pub(crate) struct TagWaiters {
-    waiting: Atomic<u32>,
+pub(crate) struct Permits {
+    free: Atomic<i32>,
     #[pin]
-    freed: Event,
+    handed_over: Event,
 }
 
-impl TagWaiters {
+impl Permits {
+    /// Makes a set without permits.
+    ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                waiting: Atomic::new(0),
-                freed <- Event::new(),
+                free: Atomic::new(0),
+                handed_over <- Event::new(),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Wakes one waiter, if there is one. To be called after a tag was given back.
-    ///
-    /// # Ordering
-    ///
-    /// A waiter counts itself before it tries for a tag one last time, and here the tag is given
-    /// back before the count is read. All four are fully ordered, so either the waiter gets the
-    /// tag or it is counted here.
-    pub(crate) fn wake(&self) {
-        if self.waiting.load(Relaxed) != 0 {
-            self.freed.signal();
+    /// Adds `count` permits; nobody may be waiting.
+    pub(crate) fn add(&self, count: i32) {
+        self.free.fetch_add(count, Full);
+    }
+
+    /// Gives a permit back. May be called from any context.
+    pub(crate) fn give(&self) {
+        // INVARIANT: Either one more is free, or one waiter less is without a signal.
+        if self.free.fetch_add(1, Full) < 0 {
+            self.handed_over.signal();
         }
     }
 
-    /// Repeats `attempt` as long as it gives nothing, sleeping until a tag was given back.
+    /// Takes a permit, waiting for it as `sleep` does if there is none.
     ///
-    /// A signal may be left over from an earlier waiter that did not need it; then `attempt` is
-    /// made once more for nothing.
-    pub(crate) fn wait<T>(
-        &self,
-        mut attempt: impl FnMut() -> Option<T>,
-        mut sleep: impl FnMut(&Event) -> Waited,
-    ) -> Result<T, Waited> {
-        self.waiting.fetch_add(1, Full);
-        let result = loop {
-            if let Some(value) = attempt() {
-                break Ok(value);
-            }
-            match sleep(&self.freed) {
-                Waited::Done => {}
-                ended => break Err(ended),
-            }
-        };
-        self.waiting.fetch_sub(1, Full);
-        result
+    /// # Errors
+    ///
+    /// What `sleep` says, unless that is [`Waited::Done`].
+    pub(crate) fn take(&self, sleep: impl FnOnce(&Event) -> Waited) -> Result<(), Waited> {
+        // INVARIANT: Either one less is free, or one waiter more is without a signal.
+        if self.free.fetch_sub(1, Full) > 0 {
+            return Ok(());
+        }
+        let waited = sleep(&self.handed_over);
+        if waited == Waited::Done {
+            return Ok(());
+        }
+        // INVARIANT: One waiter less is without a signal.
+        if self.free.fetch_add(1, Full) < 0 {
+            return Err(waited);
+        }
+        // All waiters had been sent a signal, so one is for us. Take it: that is as well.
+        self.free.fetch_sub(1, Full);
+        while self.handed_over.wait(FOREVER) != Waited::Done {}
+        Ok(())
     }
 }
 
@@ -162,19 +179,44 @@ impl TagWaiters {
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
     /// The longest time.
-    pub(crate) timeout: Jiffies,
+    pub(crate) timeout: Delta,
     /// Whether the wait ends when the task is killed.
     pub(crate) killable: bool,
 }
 
 impl Patience {
-    /// Waits for `event`, at most for `longest`.
-    pub(crate) fn wait(&self, event: &Event, longest: Jiffies) -> Waited {
-        let timeout = longest.min(self.timeout);
-        if self.killable {
-            event.wait_killable(timeout)
+    /// Begins to wait.
+    pub(crate) fn start(self) -> Wait {
+        Wait {
+            patience: self,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// A wait that has begun.
+pub(crate) struct Wait {
+    patience: Patience,
+    since: Instant<Monotonic>,
+}
+
+impl Wait {
+    /// Returns what the wait is with.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Returns whether the time is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.patience.timeout
+    }
+
+    /// Waits for `event` for `slice`, which may be longer than what is left of the time.
+    pub(crate) fn wait(&self, event: &Event, slice: Jiffies) -> Waited {
+        if self.patience.killable {
+            event.wait_killable(slice)
         } else {
-            event.wait(timeout)
+            event.wait(slice)
         }
     }
 }

@@ -269,6 +269,7 @@ pub(crate) const EXT_HSM_DST: u32 = 7;
 pub(crate) const EXT_HSM_SESSION_LIMIT: u32 = 11;
 pub(crate) const EXT_HSM_NO_SESSION: u32 = 12;
 pub(crate) const EXT_HSM_SESSION_MISMATCH: u32 = 14;
+pub(crate) const EXT_AES_NOMEM: u32 = 100;
 pub(crate) const EXT_AES_SRC: u32 = 101;
 pub(crate) const EXT_AES_DST: u32 = 103;
 pub(crate) const EXT_AES_DEVICE: u32 = 106;

@@ -12,6 +12,10 @@ use kernel::{
     types::Opaque, //
 };
 
+/// The longest time to wait for, which never ends.
+// CAST: `MAX_SCHEDULE_TIMEOUT` of the scheduler, which counts in signed numbers.
+pub(crate) const FOREVER: Jiffies = isize::MAX as Jiffies;
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Waited {
@@ -61,6 +65,8 @@ impl Event {
 
     /// Waits for a signal until `timeout` is over or the task is killed.
     pub(crate) fn wait_killable(&self, timeout: Jiffies) -> Waited {
+        let timeout = timeout.min(FOREVER);
+
         // SAFETY: `inner` is an initialised completion.
         let left =
             unsafe { bindings::wait_for_completion_killable_timeout(self.inner.get(), timeout) };
@@ -73,6 +79,8 @@ impl Event {
 
     /// Waits for a signal until `timeout` is over, whatever happens to the task.
     pub(crate) fn wait(&self, timeout: Jiffies) -> Waited {
+        let timeout = timeout.min(FOREVER);
+
         // SAFETY: `inner` is an initialised completion.
         let left = unsafe { bindings::wait_for_completion_timeout(self.inner.get(), timeout) };
         match left {

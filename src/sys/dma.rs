@@ -2,10 +2,7 @@
 
 //! Memory that the device reads and writes.
 //!
-//! Missing upstream: copying between user memory and [`Coherent`] memory in both directions, and
-//! clearing the latter.
-
-use core::mem::MaybeUninit;
+//! Missing upstream: copying from user memory to [`Coherent`] memory, and clearing the latter.
 
 use kernel::{
     bindings,
@@ -19,8 +16,8 @@ use kernel::{
     },
     prelude::*,
     uaccess::{
-        UserSliceReader,
-        UserSliceWriter, //
+        UserPtr,
+        UserSlice, //
     },
 };
 
@@ -65,19 +62,16 @@ impl Buffer {
     /// # Errors
     ///
     /// `EFAULT` if user memory cannot be read, after which the range may hold part of it.
-    pub(crate) fn copy_from_user(
-        &self,
-        offset: usize,
-        from: &mut UserSliceReader,
-        len: usize,
-    ) -> Result {
+    pub(crate) fn copy_from_user(&self, offset: usize, from: UserPtr, len: usize) -> Result {
         let to = self.range(offset, len)?;
 
-        // SAFETY: `range()` found the bytes to be within the allocation, which lives as long as
-        // `self`. A `MaybeUninit<u8>` has no invalid value, and the reader only writes to it, by
-        // `copy_from_user()`, which is not subject to Rust's rules on races.
-        let to = unsafe { core::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len) };
-        from.read_raw(to)
+        // SAFETY: `range()` found the bytes to be within the allocation. The function checks that
+        // `from` is user memory.
+        let left = unsafe { bindings::copy_from_user(to.cast(), from.as_const_ptr(), len) };
+        if left != 0 {
+            return Err(EFAULT);
+        }
+        Ok(())
     }
 
     /// Copies `len` bytes at `offset` to user memory.
@@ -85,14 +79,11 @@ impl Buffer {
     /// # Errors
     ///
     /// `EFAULT` if user memory cannot be written.
-    pub(crate) fn copy_to_user(
-        &self,
-        offset: usize,
-        to: &mut UserSliceWriter,
-        len: usize,
-    ) -> Result {
+    pub(crate) fn copy_to_user(&self, offset: usize, to: UserPtr, len: usize) -> Result {
         self.range(offset, len)?;
-        to.write_dma(&self.0, offset, len)
+        UserSlice::new(to, len)
+            .writer()
+            .write_dma(&self.0, offset, len)
     }
 
     /// Copies `from` to `offset`.

@@ -55,7 +55,7 @@ type Registered<'a, T> = Pin<KBox<irq::Registration<'a, Handler<'a, T>>>>;
 ///
 /// - `state` is neither moved nor replaced until it is dropped.
 /// - Nothing refers to `state` but `handlers`, callers inside `gate`, and borrows of `self`.
-pub(crate) struct Live<'bound, F: ForLt>
+pub(super) struct Live<'bound, F: ForLt>
 where
     F::Of<'bound>: Interrupts,
     for<'a> F::Of<'a>: Sync,
@@ -76,7 +76,11 @@ where
     /// # Errors
     ///
     /// `ENOMEM`, or what `request_irq()` says.
-    pub(crate) fn new(state: Pin<KBox<F::Of<'bound>>>, gate: Arc<Gate<F>>) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// The result must be dropped, and not leaked, before `'bound` ends.
+    pub(super) unsafe fn new(state: Pin<KBox<F::Of<'bound>>>, gate: Arc<Gate<F>>) -> Result<Self> {
         // Handlers that are already registered are dropped first if a later step fails.
         let mut this = Self {
             gate,
@@ -92,8 +96,8 @@ where
         for index in 0..state.vectors() {
             let (vector, name) = state.vector(index)?;
 
-            // SAFETY: The registration goes into `this.handlers`, whose destructor runs: `Live` is
-            // kept in the private data of the driver, which the driver core drops at unbind.
+            // SAFETY: The registration goes into `this.handlers`, whose destructor runs by the
+            // safety requirement of this function.
             let handler = unsafe {
                 irq::Registration::new(
                     vector.into(),
@@ -109,14 +113,14 @@ where
     }
 
     /// Lets callers through the gate, until `self` is dropped.
-    pub(crate) fn open(&self) {
-        // SAFETY: The destructor closes the gate, before `self.state` is dropped and, since `Self`
-        // does not outlive it, before `'bound` ends.
+    pub(super) fn open(&self) {
+        // SAFETY: By the safety requirement of `new()` the destructor runs before `'bound` ends. It
+        // closes the gate, before `self.state` is dropped.
         unsafe { self.gate.open(&self.state) };
     }
 
     /// Returns the state of the device.
-    pub(crate) fn state(&self) -> &F::Of<'bound> {
+    pub(super) fn state(&self) -> &F::Of<'bound> {
         &self.state
     }
 }

@@ -41,19 +41,19 @@ pub(crate) fn this_cpu() -> usize {
 /// padding, both in the terms of `zerocopy` and in those of the kernel crate.
 ///
 /// Missing upstream: one family of traits for both user memory and DMA memory. The structures
-/// must derive `zerocopy`'s `FromBytes` and `IntoBytes`, which is what proves the claim.
+/// must derive `zerocopy`'s `FromBytes`, `IntoBytes` and `Immutable`, which prove the claim.
 macro_rules! impl_wire {
     ($($name:ty),+ $(,)?) => {$(
         const _: () = {
-            const fn proven<T: zerocopy::FromBytes + zerocopy::IntoBytes>() {}
+            const fn proven<T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable>() {}
             proven::<$name>();
         };
 
         // SAFETY: `zerocopy::FromBytes` proves it, which the line above requires.
         unsafe impl kernel::transmute::FromBytes for $name {}
 
-        // SAFETY: `zerocopy::IntoBytes` proves it, which the line above requires, and none of
-        // these structures has interior mutability.
+        // SAFETY: `zerocopy::IntoBytes` and `zerocopy::Immutable` prove it, which the line above
+        // requires.
         unsafe impl kernel::transmute::AsBytes for $name {}
     )+};
 }

@@ -18,10 +18,21 @@ use kernel::{
         Device as _,
         DmaMask, //
     },
-    driver,
-    pci,
+    driver, pci,
     prelude::*,
-    types::Opaque, //
+    sync::Arc,
+    types::{
+        ForLt,
+        Opaque, //
+    },
+};
+
+use super::{
+    gate::Gate,
+    live::{
+        Interrupts,
+        Live, //
+    },
 };
 
 /// Microsoft, as the vendor of a PCI function.
@@ -29,23 +40,25 @@ use kernel::{
 pub(crate) const VENDOR_MICROSOFT: pci::Vendor =
     unsafe { core::mem::transmute::<u16, pci::Vendor>(0x1414) };
 
-/// A function whose memory may be accessed and which may access ours.
+/// A function whose memory may be accessed and which, once it is told, may access ours.
 ///
 /// Dropping it takes both back.
 pub(crate) struct Enabled<'bound>(&'bound pci::Device<Bound>);
 
 impl<'bound> Enabled<'bound> {
-    /// Enables memory accesses and bus mastering of `dev`, which uses 64-bit bus addresses.
+    /// Enables memory accesses of `dev`, which uses 64-bit bus addresses. To be called from
+    /// [`Driver::probe`] only.
     ///
     /// # Errors
     ///
     /// `EIO` if the machine cannot do DMA with 64-bit masks, or what enabling the function says.
-    pub(crate) fn new(dev: &'bound pci::Device<Core<'_>>) -> Result<Self> {
+    pub(crate) fn new(dev: &'bound Probing<'_>) -> Result<Self> {
+        let Probing(dev) = dev;
         dev.enable_device_mem()?;
         let this = Self(dev);
-        dev.set_master();
 
-        // SAFETY: This is called from `probe()`, before there are users of the DMA API.
+        // SAFETY: A `Probing` exists only while the function is being probed. Its users of the DMA
+        // API come after this.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>()) }?;
         Ok(this)
     }
@@ -53,6 +66,12 @@ impl<'bound> Enabled<'bound> {
     /// Returns the function.
     pub(crate) fn dev(&self) -> &'bound pci::Device<Bound> {
         self.0
+    }
+
+    /// Switches bus mastering on.
+    pub(crate) fn set_master(&self) {
+        // SAFETY: The function is valid and enabled.
+        unsafe { bindings::pci_set_master(self.as_raw()) };
     }
 
     /// Switches bus mastering off: the function cannot start DMA any more.
@@ -74,26 +93,126 @@ impl Drop for Enabled<'_> {
     }
 }
 
-/// A PCI driver that is told of shutdown, too.
-pub(crate) trait Driver: pci::Driver {
-    /// Called before the machine is switched off, is restarted, or starts another kernel. No
-    /// other callback follows.
-    fn shutdown<'bound>(this: Pin<&Self::Data<'bound>>);
+/// A function that is being probed.
+#[repr(transparent)]
+pub(crate) struct Probing<'a>(pci::Device<Core<'a>>);
+
+/// A PCI driver whose functions have a state that interrupts and open files lead to.
+pub(crate) trait Driver: Sized + 'static
+where
+    for<'a> <Self::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    /// The family of states of a bound function.
+    type State: ForLt;
+
+    /// What makes it known to users. It is dropped before the state.
+    type Service: Send + Sync + 'static;
+
+    /// The functions that the driver is for.
+    const ID_TABLE: pci::IdTable<()>;
+
+    /// Makes the state of `dev`, to which `gate` will lead.
+    ///
+    /// # Errors
+    ///
+    /// Becomes that of binding.
+    fn probe<'bound>(
+        dev: &'bound Probing<'_>,
+        gate: &Arc<Gate<Self::State>>,
+    ) -> Result<<Self::State as ForLt>::Of<'bound>>;
+
+    /// Begins to serve users, now that interrupts are handled and `gate` is open.
+    ///
+    /// # Errors
+    ///
+    /// Becomes that of binding.
+    fn serve(
+        state: &<Self::State as ForLt>::Of<'_>,
+        gate: &Arc<Gate<Self::State>>,
+    ) -> Result<Self::Service>;
+
+    /// Turns new users away and ends what is under way, before unbinding.
+    fn unbind(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
+
+    /// The same before the machine is switched off, is restarted, or starts another kernel, which
+    /// must not take long. [`Self::unbind`] may follow or not.
+    fn shutdown(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
+}
+
+/// What a bound function has. The fields are dropped in this order.
+pub(crate) struct Data<'bound, T: Driver>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    service: T::Service,
+    live: Live<'bound, T::State>,
+}
+
+/// The kernel crate's side of a [`Driver`].
+pub(crate) struct Inner<T>(PhantomData<T>);
+
+impl<T: Driver> pci::Driver for Inner<T>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    type IdInfo = ();
+    type Data<'bound> = Data<'bound, T>;
+
+    const ID_TABLE: pci::IdTable<()> = T::ID_TABLE;
+
+    fn probe<'bound>(
+        dev: &'bound pci::Device<Core<'_>>,
+        _info: Option<&'bound ()>,
+    ) -> impl PinInit<Data<'bound, T>, Error> + 'bound {
+        // CAST: `Probing` is a transparent `pci::Device`.
+        let dev = core::ptr::from_ref(dev).cast::<Probing<'_>>();
+
+        // SAFETY: As above, and the lifetime is the same.
+        let dev: &'bound Probing<'_> = unsafe { &*dev };
+        probe::<T>(dev)
+    }
+
+    fn unbind<'bound>(_: &'bound pci::Device<Core<'_>>, this: Pin<&Data<'bound, T>>) {
+        T::unbind(this.live.state(), &this.service);
+    }
+}
+
+fn probe<'bound, T: Driver>(dev: &'bound Probing<'_>) -> Result<Data<'bound, T>>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    let gate = Gate::<T::State>::new()?;
+    let state = KBox::pin(T::probe(dev, &gate)?, GFP_KERNEL)?;
+
+    // SAFETY: It is dropped at the end of this function or becomes private data of the driver,
+    // which the driver core drops when it is unbound.
+    let live = unsafe { Live::new(state, gate.clone()) }?;
+    live.open();
+    let service = T::serve(live.state(), &gate)?;
+    Ok(Data { service, live })
 }
 
 /// Registers a [`Driver`] as [`pci::Adapter`] does, with the callbacks that that one leaves out.
-pub(crate) struct Adapter<T: Driver>(PhantomData<T>);
+pub(crate) struct Adapter<T: Driver>(PhantomData<T>)
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync;
 
-// SAFETY: All of it is as for `pci::Adapter<T>`, to which everything is forwarded.
-unsafe impl<T: Driver> driver::DriverLayout for Adapter<T> {
-    type DriverType = <pci::Adapter<T> as driver::DriverLayout>::DriverType;
-    type DriverData<'bound> = T::Data<'bound>;
+// SAFETY: All of it is as for `pci::Adapter<Inner<T>>`, to which everything is forwarded.
+unsafe impl<T: Driver> driver::DriverLayout for Adapter<T>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    type DriverType = <pci::Adapter<Inner<T>> as driver::DriverLayout>::DriverType;
+    type DriverData<'bound> = Data<'bound, T>;
     const DEVICE_DRIVER_OFFSET: usize =
-        <pci::Adapter<T> as driver::DriverLayout>::DEVICE_DRIVER_OFFSET;
+        <pci::Adapter<Inner<T>> as driver::DriverLayout>::DEVICE_DRIVER_OFFSET;
 }
 
-// SAFETY: Both are forwarded to `pci::Adapter<T>`.
-unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
+// SAFETY: Both are forwarded to `pci::Adapter<Inner<T>>`.
+unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
     unsafe fn register(
         pdrv: &Opaque<Self::DriverType>,
         name: &'static CStr,
@@ -104,23 +223,26 @@ unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
 
         // SAFETY: By the safety requirements of this function. `pci::Adapter` sets the callbacks
         // that it knows and leaves the others alone.
-        unsafe { <pci::Adapter<T> as driver::RegistrationOps>::register(pdrv, name, module) }
+        unsafe { <pci::Adapter<Inner<T>> as driver::RegistrationOps>::register(pdrv, name, module) }
     }
 
     unsafe fn unregister(pdrv: &Opaque<Self::DriverType>) {
         // SAFETY: By the safety requirements of this function.
-        unsafe { <pci::Adapter<T> as driver::RegistrationOps>::unregister(pdrv) }
+        unsafe { <pci::Adapter<Inner<T>> as driver::RegistrationOps>::unregister(pdrv) }
     }
 }
 
-impl<T: Driver> Adapter<T> {
+impl<T: Driver> Adapter<T>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
     extern "C" fn shutdown_callback(pdev: *mut bindings::pci_dev) {
         // SAFETY: The PCI core calls this with a valid function, bound to this driver, and holds
         // the device's lock meanwhile.
         let dev = unsafe { &*pdev.cast::<pci::Device<CoreInternal<'_>>>() };
 
         // SAFETY: As above; the driver is bound, so its data is set and has this type.
-        let data = unsafe { dev.as_ref().drvdata_borrow::<T::Data<'_>>() };
-        T::shutdown(data);
+        let data = unsafe { dev.as_ref().drvdata_borrow::<Data<'_, T>>() };
+        T::shutdown(data.live.state(), &data.service);
     }
 }

@@ -2,7 +2,7 @@
 
 //! The process that a file belongs to.
 //!
-//! Missing upstream: `struct pid`, and sleeping that a fatal signal ends.
+//! Missing upstream: `struct pid`, sleeping for a tick, and fatal signals.
 
 use core::ptr::NonNull;
 
@@ -54,16 +54,18 @@ impl Drop for Process {
     }
 }
 
-/// Sleeps for about a timer tick; returns at once if the current task is being killed.
+/// Sleeps for about a timer tick.
 pub(crate) fn sleep_a_tick() {
-    // SAFETY: Callers may sleep, as those of every function that takes time may.
-    unsafe { bindings::schedule_timeout_killable(1) };
+    // SAFETY: There are no preconditions but that callers may sleep.
+    unsafe { bindings::schedule_timeout_uninterruptible(1) };
 }
 
 /// Returns whether the current task is being killed.
 pub(crate) fn is_killed() -> bool {
-    // SAFETY: The current task is valid, and its own set of pending signals may be read without a
-    // lock: a stale answer is as good as having asked a moment earlier.
-    let pending = unsafe { (*kernel::task::Task::current_raw()).pending.signal.sig[0] };
+    let task = kernel::task::Task::current_raw();
+
+    // SAFETY: The current task is valid. Its set of pending signals is changed by others, hence
+    // the volatile read; a stale answer is as good as having asked a moment earlier.
+    let pending = unsafe { (&raw const (*task).pending.signal.sig[0]).read_volatile() };
     pending & (1 << (bindings::SIGKILL - 1)) != 0
 }
