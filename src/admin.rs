@@ -7,11 +7,13 @@
 use kernel::{
     prelude::*,
     sizes::SZ_4K,
+    sync::Arc,
     time::Delta, //
 };
 use zerocopy_derive::Immutable;
 
 use crate::{
+    orphans::Orphans,
     queue::{
         Class,
         Lost,
@@ -35,7 +37,6 @@ pub(crate) struct Admin;
 impl Class for Admin {
     type Sqe = Sqe;
     type Cqe = [u64; 2];
-    type Context = ();
     type Token = ();
 
     // The half that the device writes takes the identify page.
@@ -49,7 +50,7 @@ impl Class for Admin {
         Completion::from(cqe).cid
     }
 
-    fn orphaned((): &(), _: &[u64; 2]) {}
+    fn orphaned(_: &Arc<Orphans>, _: &[u64; 2]) {}
 }
 
 /// A submission queue entry (4.1).

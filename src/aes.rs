@@ -2,8 +2,8 @@
 
 //! AES commands.
 //!
-//! Documentation/device.rst 6. Data is copied through the memory of the slot, at most
-//! [`MAX_LEN`] bytes each way.
+//! Documentation/device.rst 6. Up to [`MAX_BOUNCED`] bytes of data are copied through the memory of
+//! the slot; more are accessed by the device in place.
 
 use core::mem::{
     offset_of,
@@ -11,19 +11,31 @@ use core::mem::{
 };
 
 use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DataDirection,
     prelude::*,
     sizes::SZ_16K,
+    sync::Arc,
     uaccess::UserPtr, //
 };
 use zerocopy_derive::Immutable;
 
 use crate::{
+    orphans::Orphans,
     queue::{
         Class,
         Lost,
         Owned, //
     },
     session::Token,
+    sgl::{
+        dwords,
+        Scattered,
+        Sgl, //
+    },
     sys::impl_wire,
     tags::Patience, //
 };
@@ -31,17 +43,14 @@ use crate::{
 /// The AES queues.
 pub(crate) struct Aes;
 
-/// Bytes of a list with one descriptor, which stands at the end of each half of a slot.
-const LIST_BYTES: usize = size_of::<Sgl>();
-
-/// Most bytes of data that a slot has room for in each direction.
-pub(crate) const MAX_LEN: usize = SZ_16K - LIST_BYTES;
+/// Most bytes of data that are copied. A list with one descriptor stands behind them, at the end of
+/// each half of a slot.
+const MAX_BOUNCED: usize = SZ_16K - Sgl::BYTES;
 
 impl Class for Aes {
     type Sqe = Sqe;
     type Cqe = [u64; 8];
-    type Context = ();
-    type Token = Token;
+    type Token = Held;
 
     const SLOT_BYTES: usize = 2 * SZ_16K;
 
@@ -54,33 +63,7 @@ impl Class for Aes {
         (cqe[0] >> 16) as u16
     }
 
-    fn orphaned((): &(), _: &[u64; 8]) {}
-}
-
-/// A scatter gather list descriptor (6.4.1).
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-struct Sgl {
-    address: [u32; 2],
-    len: u32,
-    reserved: [u8; 3],
-    kind: u8,
-}
-static_assert!(size_of::<Sgl>() == 16);
-
-impl Sgl {
-    const DATA: u8 = 0 << 4;
-    const LAST_SEGMENT: u8 = 3 << 4;
-
-    fn new(kind: u8, address: u64, len: u32) -> Self {
-        Self {
-            // CAST: Takes half of the bits each.
-            address: [(address as u32).to_le(), ((address >> 32) as u32).to_le()],
-            len: len.to_le(),
-            reserved: [0; 3],
-            kind,
-        }
-    }
+    fn orphaned(_: &Arc<Orphans>, _: &[u64; 8]) {}
 }
 
 /// A submission queue entry (6.1).
@@ -202,39 +185,111 @@ pub(crate) enum Cipher {
     },
 }
 
+/// What an AES command is to do.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) decrypt: bool,
+    pub(crate) caller: Caller,
+    pub(crate) cipher: Cipher,
+    /// Bytes of data.
+    pub(crate) len: u32,
+}
+
+impl Request {
+    /// Returns how many of the last bytes go as a tail.
+    fn tail_len(&self) -> u32 {
+        match self.cipher {
+            Cipher::Gcm { tail: true, .. } => self.len % 16,
+            _ => 0,
+        }
+    }
+
+    /// Returns how many bytes go through the engine, which are all but the tail.
+    fn engine_len(&self) -> u32 {
+        self.len - self.tail_len()
+    }
+}
+
+/// User memory that the engine reads and writes in place.
+pub(crate) struct InPlace {
+    src: Scattered,
+    dst: Scattered,
+}
+
+impl InPlace {
+    /// Pins what `request` needs, if that is too large for a slot.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Scattered::new`].
+    pub(crate) fn new(
+        dev: &Device<Bound>,
+        request: &Request,
+        src: UserPtr,
+        dst: UserPtr,
+    ) -> Result<Option<Self>> {
+        let len = request.engine_len();
+
+        // CAST: Widening.
+        if len as usize <= MAX_BOUNCED {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            src: Scattered::new(dev, src, len, DataDirection::ToDevice)?,
+            dst: Scattered::new(dev, dst, len, DataDirection::FromDevice)?,
+        }))
+    }
+}
+
+/// What goes with an AES command for as long as the device has it.
+pub(crate) struct Held {
+    _session: Token,
+    _data: Option<InPlace>,
+}
+
 /// An AES command that has a slot.
 pub(crate) struct Command<'a> {
     owned: Owned<'a, Aes>,
-    len: u32,
+    request: Request,
+    /// First byte of the data that goes through the memory of the slot; what is before that is
+    /// accessed in place.
+    bounced: u32,
 }
 
 impl<'a> Command<'a> {
     const RESPONSE: usize = Owned::<'_, Aes>::RESPONSE;
 
-    /// Makes a command on `len` bytes of data.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if they are more than [`MAX_LEN`].
-    pub(crate) fn new(owned: Owned<'a, Aes>, len: u32) -> Result<Self> {
-        // CAST: Widening.
-        if len as usize > MAX_LEN {
-            return Err(EINVAL);
+    /// Makes a command, for which `data` has what is accessed in place.
+    pub(crate) fn new(owned: Owned<'a, Aes>, request: Request, data: Option<&InPlace>) -> Self {
+        let bounced = match data {
+            Some(_) => request.engine_len(),
+            None => 0,
+        };
+        Self {
+            owned,
+            request,
+            bounced,
         }
-        Ok(Self { owned, len })
     }
 
-    /// Copies the data to where the device reads it.
+    /// Returns how many bytes go through the memory of the slot.
+    fn bounced_len(&self) -> usize {
+        // CAST: Widening.
+        (self.request.len - self.bounced) as usize
+    }
+
+    /// Copies the data, of which the user's is at `src`, to where the device reads it.
     ///
     /// # Errors
     ///
     /// `EFAULT` if it cannot be read.
-    pub(crate) fn fill(&mut self, from: UserPtr) -> Result {
-        // CAST: Widening.
-        let len = self.len as usize;
+    pub(crate) fn fill(&mut self, src: UserPtr) -> Result {
+        let len = self.bounced_len();
 
         self.owned.soil_request(len);
-        self.owned.buffer().copy_from_user(0, from, len)
+        // CAST: Widening.
+        let src = src.wrapping_byte_add(self.bounced as usize);
+        self.owned.buffer().copy_from_user(0, src, len)
     }
 
     /// Writes the list of the half at `half`, whose only descriptor is for its first `len` bytes,
@@ -242,58 +297,42 @@ impl<'a> Command<'a> {
     fn list(&self, half: usize, len: u32) -> Result<Sgl> {
         // CAST: Widening.
         let address = self.owned.buffer().dma_address() + half as u64;
-        let data = Sgl::new(Sgl::DATA, address, len);
-        self.owned.buffer().write(half + MAX_LEN, data.as_bytes())?;
+        let data = Sgl::data(address, len);
+        self.owned
+            .buffer()
+            .write(half + MAX_BOUNCED, data.as_bytes())?;
 
-        // CAST: Both are small constants.
-        Ok(Sgl::new(
-            Sgl::LAST_SEGMENT,
-            address + MAX_LEN as u64,
-            LIST_BYTES as u32,
-        ))
+        // CAST: Widening.
+        Ok(Sgl::segment(address + MAX_BOUNCED as u64, 1))
     }
 
-    /// Sends the command and waits for its completion.
-    ///
-    /// # Errors
-    ///
-    /// See [`Lost`].
-    pub(crate) fn run(
-        mut self,
-        decrypt: bool,
-        caller: Caller,
-        cipher: &Cipher,
-        token: Token,
-        patience: Patience,
-    ) -> Result<(Self, Completion), Lost> {
+    /// Makes the submission queue entry.
+    fn sqe(&self, data: Option<&InPlace>) -> Sqe {
+        let request = &self.request;
         let mut sqe = Sqe {
-            session_id: caller.session.to_le(),
-            app_id: caller.app,
+            session_id: request.caller.session.to_le(),
+            app_id: request.caller.app,
             frame_type: FRAME_AES,
             ..Sqe::default()
         };
         let mut attributes = ATTR_SGL | ATTR_TYPE_AES;
-        if decrypt {
+        if request.decrypt {
             attributes |= ATTR_DECRYPT;
         }
-        let mut tail_len = 0;
-        match cipher {
+        match request.cipher {
             Cipher::Gcm {
                 key,
                 tag,
                 iv,
                 aad_len,
                 aad_padded_len,
-                tail,
+                tail: _,
             } => {
                 sqe.key = key.to_le();
                 sqe.word72 = aad_len.to_le();
-                sqe.block76 = *tag;
-                sqe.iv = *iv;
+                sqe.block76 = tag;
+                sqe.iv = iv;
                 sqe.aad_padded_len = aad_padded_len.to_le();
-                if *tail {
-                    tail_len = self.len % 16;
-                }
             }
             Cipher::Xts {
                 data_key,
@@ -304,53 +343,78 @@ impl<'a> Command<'a> {
                 attributes |= ATTR_XTS | (data_unit & 3) << ATTR_DATA_UNIT_SHIFT;
                 sqe.key = data_key.to_le();
                 sqe.word72 = tweak_key.to_le();
-                sqe.block76 = *tweak;
+                sqe.block76 = tweak;
             }
         }
         sqe.attributes = attributes.to_le();
 
-        let engine_len = self.len - tail_len;
-        if engine_len != 0 {
+        let engine_len = request.engine_len();
+        sqe.src_len = engine_len.to_le();
+        sqe.dst_len = engine_len.to_le();
+        if let Some(data) = data {
+            sqe.src = data.src.list();
+            sqe.dst = data.dst.list();
+        } else if engine_len != 0 {
             // Neither can fail: a list has its place at the end of each half.
             sqe.src = self.list(0, engine_len).unwrap_or_default();
             sqe.dst = self.list(Self::RESPONSE, engine_len).unwrap_or_default();
-            sqe.src_len = engine_len.to_le();
-            sqe.dst_len = engine_len.to_le();
         }
+
+        let tail_len = request.tail_len();
         if tail_len != 0 {
-            // The tail stands right behind the rest, on both sides.
+            // The tail stands behind what else is in the memory of the slot, on both sides.
+            let offset = u64::from(engine_len - self.bounced);
+            let src = self.owned.buffer().dma_address() + offset;
+            sqe.tail_src = dwords(src);
             // CAST: Widening.
-            let src = self.owned.buffer().dma_address() + u64::from(engine_len);
-            let dst = src + Self::RESPONSE as u64;
-            sqe.tail_src = Sgl::new(0, src, 0).address;
-            sqe.tail_dst = Sgl::new(0, dst, 0).address;
+            sqe.tail_dst = dwords(src + Self::RESPONSE as u64);
             // CAST: Less than 16.
             sqe.tail_src_len = tail_len as u8;
             sqe.tail_dst_len = tail_len as u8;
         }
+        sqe
+    }
+
+    /// Sends the command and waits for its completion. When that has come the device is done with
+    /// `data`, and the user's memory has its result.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lost`].
+    pub(crate) fn run(
+        mut self,
+        session: Token,
+        data: Option<InPlace>,
+        patience: Patience,
+    ) -> Result<(Self, Completion), Lost> {
+        let sqe = self.sqe(data.as_ref());
+        let held = Held {
+            _session: session,
+            _data: data,
+        };
 
         // Even a failed command may have written (6.6.4).
-        // CAST: Widening.
-        self.owned.soil_response(self.len as usize);
-        let (owned, cqe) = self.owned.run(sqe, token, patience)?;
-        let len = self.len;
-        Ok((Self { owned, len }, Completion::from(&cqe)))
+        self.owned.soil_response(self.bounced_len());
+        let (owned, cqe) = self.owned.run(sqe, held, patience)?;
+        Ok((Self { owned, ..self }, Completion::from(&cqe)))
     }
 
     /// Returns whether a successful completion says that all data was processed.
     pub(crate) fn is_whole(&self, completion: &Completion) -> bool {
-        completion.len.checked_add(completion.tail_len) == Some(self.len)
+        completion.len == self.request.engine_len()
+            && completion.tail_len == self.request.tail_len()
     }
 
-    /// Copies the result to user memory.
+    /// Copies what the device wrote to the memory of the slot to the user's result at `dst`.
     ///
     /// # Errors
     ///
     /// `EFAULT` if it cannot be written.
-    pub(crate) fn copy_result(&self, to: UserPtr) -> Result {
+    pub(crate) fn copy_result(&self, dst: UserPtr) -> Result {
         // CAST: Widening.
+        let dst = dst.wrapping_byte_add(self.bounced as usize);
         self.owned
             .buffer()
-            .copy_to_user(Self::RESPONSE, to, self.len as usize)
+            .copy_to_user(Self::RESPONSE, dst, self.bounced_len())
     }
 }

@@ -5,9 +5,10 @@
 //! How the parts fit together is in `Documentation/architecture.rst`; in short, from the top:
 //!
 //! - [`driver`] binds to functions, [`ioctl`] serves the device node;
-//! - [`session`] has the rules of sessions, [`orphans`] flushes those that nobody has any more;
+//! - [`session`] has the rules of sessions, [`orphans`] cleans up behind those who had to leave;
 //! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for;
 //! - [`queue`] is the queue pair, with its [`slot`]s and [`tags`], and [`combine`] below it;
+//! - [`sgl`] describes data to the device;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
 mod admin;
@@ -23,6 +24,7 @@ mod params;
 mod queue;
 mod regs;
 mod session;
+mod sgl;
 mod slot;
 mod sys;
 mod tags;

@@ -183,7 +183,7 @@ impl<'bound> Ctrl<'bound> {
             admin::ENTRIES,
             // Looked at on each tick as well: the first commands come before the handlers.
             Notify::Poll,
-            (),
+            self.orphans.0.clone(),
         )?;
         let [queue] = self.admin.queues() else {
             return Err(EINVAL);
@@ -268,7 +268,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::aes(index)?,
                 params::aes_entries(max_entries),
                 notify(FIRST_AES_VECTOR, aes_vectors, index),
-                (),
+                self.orphans().clone(),
             )?;
         }
         Ok(())
@@ -337,6 +337,22 @@ impl<'bound> Ctrl<'bound> {
         release(self, &self.hsm);
         release(self, &self.aes);
         release(self, &self.admin);
+        self.release_orphans();
+    }
+
+    /// Releases what commands had that nobody waits for any more. Returns whether to call this
+    /// again soon.
+    pub(crate) fn release_orphans(&self) -> bool {
+        fn release<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) -> bool {
+            let mut again = false;
+            for queue in pool.queues() {
+                again |= queue.release_orphans(&ctrl.doorbells);
+            }
+            again
+        }
+        let hsm = release(self, &self.hsm);
+        let aes = release(self, &self.aes);
+        release(self, &self.admin) || hsm || aes
     }
 
     /// Returns how long a command of a user may take.

@@ -29,6 +29,7 @@ use crate::{
         Report,
         Token, //
     },
+    sgl::dwords,
     sys::impl_wire,
     tags::Patience, //
 };
@@ -39,7 +40,6 @@ pub(crate) struct Hsm;
 impl Class for Hsm {
     type Sqe = Sqe;
     type Cqe = [u64; 2];
-    type Context = Arc<Orphans>;
     type Token = Option<Token>;
 
     // Two pages for the request, two for the response.
@@ -127,12 +127,6 @@ impl From<&[u64; 2]> for Completion {
             },
         }
     }
-}
-
-/// Splits an address into the dwords of an entry.
-fn dwords(address: u64) -> [u32; 2] {
-    // CAST: Takes half of the bits each.
-    [(address as u32).to_le(), ((address >> 32) as u32).to_le()]
 }
 
 /// What a HSM command says of itself, besides its request.

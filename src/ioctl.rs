@@ -411,17 +411,21 @@ impl File {
             return Err(Failure::invalid(uapi::EXT_AES_NO_QUEUES));
         }
         let (caller, token) = self.aes_caller(input)?;
-        let cipher = check_aes(input, cipher, ctrl.gcm_unaligned())?;
-        let decrypt = input.op == uapi::AES_DECRYPT;
+        let request = aes::Request {
+            cipher: check_aes(input, cipher, ctrl.gcm_unaligned())?,
+            decrypt: input.op == uapi::AES_DECRYPT,
+            caller,
+            len: input.src_len,
+        };
+        let (src, dst) = (user(input.src), user(input.dst));
+        let no_memory = |error| Failure::new(error, uapi::EXT_AES_NOMEM);
 
         let patience = ctrl.patience();
+        let data = aes::InPlace::new(ctrl.device(), &request, src, dst).map_err(no_memory)?;
         let owned = ctrl.aes().take(ctrl.doorbells(), patience)?;
-        let mut command = aes::Command::new(owned, input.src_len)
-            .map_err(|_| Failure::invalid(uapi::EXT_AES_SRC_LEN))?;
-        command
-            .fill(user(input.src))
-            .map_err(|error| Failure::new(error, uapi::EXT_AES_NOMEM))?;
-        let (command, completion) = command.run(decrypt, caller, &cipher, token, patience)?;
+        let mut command = aes::Command::new(owned, request, data.as_ref());
+        command.fill(src).map_err(no_memory)?;
+        let (command, completion) = command.run(token, data, patience)?;
 
         let out = &mut cmd.out;
         if completion.status != 0 {
@@ -432,13 +436,11 @@ impl File {
         if !command.is_whole(&completion) {
             return Err(Failure::new(EIO, uapi::EXT_AES_DEVICE));
         }
-        command
-            .copy_result(user(input.dst))
-            .map_err(|error| Failure::new(error, uapi::EXT_AES_NOMEM))?;
+        command.copy_result(dst).map_err(no_memory)?;
         out.byte_count = input.src_len;
         out.fips_approved = u8::from(completion.fips_approved);
         // The tag of a decryption would tell how to forge one.
-        if !decrypt && matches!(cipher, aes::Cipher::Gcm { .. }) {
+        if !request.decrypt && matches!(request.cipher, aes::Cipher::Gcm { .. }) {
             out.tag = completion.tag;
             out.iv = completion.iv;
         }

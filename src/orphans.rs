@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that the device holds open for nobody.
+//! What is left of those who had to leave: commands and sessions.
+//!
+//! A command is orphaned when its waiter leaves before the device is done with it. What it had is
+//! released in a work item: that may sleep, and the completion is found in interrupt context.
 //!
 //! A session is orphaned when the process that opened it is killed before it learns of it, or when
 //! it cannot be flushed as its descriptor is closed. The device has only 8, and keeps them across
@@ -28,6 +31,7 @@ use crate::{
     ctrl::CtrlFamily,
     sys::{
         gate::Gate,
+        process,
         work, //
     },
     tags::Patience, //
@@ -40,14 +44,34 @@ pub(crate) struct Orphans {
     ids: Atomic<u64>,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
-    flush: Work<Orphans>,
+    flush: Work<Orphans, FLUSH>,
+    #[pin]
+    release: Work<Orphans, RELEASE>,
 }
+
+/// The work of flushing sessions, which takes as long as the device does.
+const FLUSH: u64 = 0;
+/// The work of releasing commands, for whose slots somebody may be waiting.
+const RELEASE: u64 = 1;
 
 impl_has_work! {
-    impl HasWork<Self> for Orphans { self.flush }
+    impl HasWork<Self, FLUSH> for Orphans { self.flush }
+    impl HasWork<Self, RELEASE> for Orphans { self.release }
 }
 
-impl WorkItem for Orphans {
+impl WorkItem<RELEASE> for Orphans {
+    type Pointer = Arc<Orphans>;
+
+    fn run(this: Arc<Orphans>) {
+        // A device that is going away does this itself.
+        if this.gate.with(|ctrl| Ok(ctrl.release_orphans())) == Ok(true) {
+            process::sleep_a_tick();
+            this.release();
+        }
+    }
+}
+
+impl WorkItem<FLUSH> for Orphans {
     type Pointer = Arc<Orphans>;
 
     fn run(this: Arc<Orphans>) {
@@ -77,7 +101,8 @@ impl Orphans {
             pin_init!(Self {
                 ids: Atomic::new(0),
                 gate,
-                flush <- new_work!("azihsm_orphans"),
+                flush <- new_work!("azihsm_flush"),
+                release <- new_work!("azihsm_release"),
             }),
             GFP_KERNEL,
         )
@@ -89,7 +114,13 @@ impl Orphans {
     pub(crate) fn add(self: &Arc<Self>, id: u16) {
         self.keep(id);
         // If it is queued already, it will see this one, too.
-        let _ = workqueue::system_long().enqueue(self.clone());
+        let _ = workqueue::system_long().enqueue::<Arc<Self>, FLUSH>(self.clone());
+    }
+
+    /// Has the orphaned commands of all queues released soon. May be called from any context.
+    pub(crate) fn release(self: &Arc<Self>) {
+        // As above.
+        let _ = workqueue::system_highpri().enqueue::<Arc<Self>, RELEASE>(self.clone());
     }
 
     /// Notes the session `id`, which could not be flushed now.
@@ -114,9 +145,10 @@ impl Orphans {
         (0..Self::MAX_IDS).filter(move |id| ids & 1 << id != 0)
     }
 
-    /// Waits until a flush that is under way has ended, and lets no other begin. To be called when
+    /// Waits until the work that is under way has ended, and lets no other begin. To be called when
     /// the gate is closed and nobody adds to the set any more.
     pub(crate) fn stop(self: &Arc<Self>) {
-        work::cancel(self);
+        work::cancel::<_, RELEASE>(self);
+        work::cancel::<_, FLUSH>(self);
     }
 }

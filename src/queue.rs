@@ -46,6 +46,7 @@ use kernel::{
 
 use crate::{
     combine::Combiner,
+    orphans::Orphans,
     regs::{
         Doorbells,
         QueueId, //
@@ -90,10 +91,7 @@ pub(crate) trait Class: Send + Sync + 'static {
     /// A completion queue entry, as 64-bit words.
     type Cqe: Copy + Default + AsRef<[u64]> + AsMut<[u64]>;
 
-    /// What is shared by all queues of the class, for [`Class::orphaned`].
-    type Context: Send + Sync;
-
-    /// What goes with a command for as long as the device has it.
+    /// What goes with a command for as long as the device has it. Dropping it may sleep.
     type Token: Send + Unpin;
 
     /// Bytes of DMA memory of a slot: one half for what the device reads, one for what it writes.
@@ -105,8 +103,8 @@ pub(crate) trait Class: Send + Sync + 'static {
     /// Returns the command identifier of a completion queue entry.
     fn cid(cqe: &Self::Cqe) -> u16;
 
-    /// Called, maybe in interrupt context, with the completion of a command whose waiter has left.
-    fn orphaned(context: &Self::Context, cqe: &Self::Cqe);
+    /// Called with the completion of a command whose waiter has left.
+    fn orphaned(orphans: &Arc<Orphans>, cqe: &Self::Cqe);
 }
 
 /// How a waiter finds out that its command has completed.
@@ -134,7 +132,7 @@ fn slice() -> Jiffies {
 pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
-    context: C::Context,
+    orphans: Arc<Orphans>,
     tags: Tags,
     permits: Arc<Permits>,
     slots: KVec<Pin<KBox<Slot<C::Token>>>>,
@@ -142,6 +140,10 @@ pub(crate) struct QueuePair<C: Class> {
     prepared: Coherent<[C::Sqe]>,
     // A bit by tag: the entry in `prepared` is to be submitted.
     pending: KVec<Atomic<u64>>,
+    // A bit by tag: the command has ended, and nobody waits for it.
+    orphaned: KVec<Atomic<u64>>,
+    // How many commands nobody waits for, whether they have ended or not.
+    abandoned: Atomic<u32>,
     pump: Combiner,
     sq: Coherent<[C::Sqe]>,
     // Used by the pump only.
@@ -172,7 +174,7 @@ impl<C: Class> QueuePair<C> {
         size: u16,
         notify: Notify,
         permits: Arc<Permits>,
-        context: C::Context,
+        orphans: Arc<Orphans>,
     ) -> Result<Self> {
         let entries = usize::from(size);
         if !(2..=slot::MAX_TAGS).contains(&entries) {
@@ -185,19 +187,24 @@ impl<C: Class> QueuePair<C> {
             let buffer = Buffer::new(dev, C::SLOT_BYTES)?;
             slots.push(Slot::new(buffer)?, GFP_KERNEL)?;
         }
-        let mut pending = KVec::with_capacity(count.div_ceil(64), GFP_KERNEL)?;
-        for _ in 0..count.div_ceil(64) {
-            pending.push(Atomic::new(0), GFP_KERNEL)?;
-        }
+        let mask = || -> Result<KVec<Atomic<u64>>> {
+            let mut words = KVec::with_capacity(count.div_ceil(64), GFP_KERNEL)?;
+            for _ in 0..count.div_ceil(64) {
+                words.push(Atomic::new(0), GFP_KERNEL)?;
+            }
+            Ok(words)
+        };
         Ok(Self {
             id,
             notify,
-            context,
+            orphans,
             tags: Tags::new(count)?,
             permits,
             slots,
             prepared: Coherent::zeroed_slice(dev, count, GFP_KERNEL)?,
-            pending,
+            pending: mask()?,
+            orphaned: mask()?,
+            abandoned: Atomic::new(0),
             pump: Combiner::new(),
             sq: Coherent::zeroed_slice(dev, entries, GFP_KERNEL)?,
             sq_tail: Atomic::new(0),
@@ -315,10 +322,7 @@ impl<C: Class> QueuePair<C> {
         };
         match ended {
             Ended::Woken => {}
-            Ended::Orphaned => {
-                C::orphaned(&self.context, cqe);
-                self.discard(tag);
-            }
+            Ended::Orphaned => self.disown(tag),
             Ended::Stray => {
                 self.stray.fetch_add(1, Relaxed);
             }
@@ -351,14 +355,51 @@ impl<C: Class> QueuePair<C> {
         true
     }
 
-    /// Clears and frees the slot of a command that nobody waits for.
-    fn discard(&self, tag: usize) {
-        if let Some(slot) = self.slots.get(tag) {
-            // Cannot fail: it is the size of the buffer.
-            let _ = slot.buffer().clear(0, C::SLOT_BYTES);
-            let token = slot.take_left_behind();
-            self.free(slot, tag);
-            drop(token);
+    /// Leaves the slot of a command that has ended, and that nobody waits for, to
+    /// [`Self::release_orphans`].
+    fn disown(&self, tag: usize) {
+        if let Some(word) = self.orphaned.get(tag / 64) {
+            // The bit is clear: a command ends once.
+            word.fetch_add(1 << (tag % 64), Full);
+            self.orphans.release();
+        }
+    }
+
+    /// Releases what orphaned commands had, and frees their slots. May sleep.
+    ///
+    /// Returns whether it must be called again soon: there are commands which nobody waits for, and
+    /// nobody would be told that they have ended.
+    pub(crate) fn release_orphans(&self, doorbells: &Doorbells<'_>) -> bool {
+        let is_polled = self.notify == Notify::Poll;
+        if is_polled && self.abandoned.load(Relaxed) != 0 {
+            self.reap(doorbells);
+        }
+        for (index, word) in self.orphaned.iter().enumerate() {
+            let mut mask = word.xchg(0, Full);
+            while mask != 0 {
+                // CAST: Less than 64.
+                let tag = index * 64 + mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                if let Some(slot) = self.slots.get(tag) {
+                    self.discard(slot, tag);
+                }
+            }
+        }
+        is_polled && self.abandoned.load(Relaxed) != 0
+    }
+
+    fn discard(&self, slot: &Slot<C::Token>, tag: usize) {
+        let mut cqe = C::Cqe::default();
+        let verdict = slot.collect(cqe.as_mut());
+        let token = slot.take_left_behind();
+
+        // Cannot fail: it is the size of the buffer.
+        let _ = slot.buffer().clear(0, C::SLOT_BYTES);
+        self.abandoned.fetch_sub(1, Relaxed);
+        self.free(slot, tag);
+        drop(token);
+        if verdict == Verdict::Completed {
+            C::orphaned(&self.orphans, &cqe);
         }
     }
 
@@ -395,7 +436,7 @@ impl<C: Class> QueuePair<C> {
     fn end_halted(&self, tag: usize, phase: Phase) {
         if let Some(slot) = self.slots.get(tag) {
             if slot.end(phase, None) == Ended::Orphaned {
-                self.discard(tag);
+                self.disown(tag);
             }
         }
     }
@@ -569,14 +610,21 @@ impl<C: Class> Owned<'_, C> {
             }
         };
         if let Some(lost) = lost {
+            self.queue.abandoned.fetch_add(1, Relaxed);
             match self.slot.abandon(token) {
                 Ok(()) => {
+                    if self.queue.notify == Notify::Poll {
+                        self.queue.orphans.release();
+                    }
                     // The slot is freed by whoever ends the command.
                     core::mem::forget(self);
                     return Err(lost);
                 }
-                // It ended at the last moment: the signal is there or on its way.
-                Err(_token) => while self.slot.done().wait(FOREVER) != Waited::Done {},
+                Err(_token) => {
+                    self.queue.abandoned.fetch_sub(1, Relaxed);
+                    // It ended at the last moment: the signal is there or on its way.
+                    while self.slot.done().wait(FOREVER) != Waited::Done {}
+                }
             }
         }
         let mut cqe = C::Cqe::default();
@@ -649,9 +697,9 @@ impl<C: Class> Pool<C> {
         id: QueueId,
         size: u16,
         notify: Notify,
-        context: C::Context,
+        orphans: Arc<Orphans>,
     ) -> Result {
-        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), context)?;
+        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), orphans)?;
         let count = i32::from(size.saturating_sub(1));
         self.queues.push(queue, GFP_KERNEL)?;
         self.permits.add(count);

@@ -24,10 +24,10 @@
 //! | Done     | nobody                        | the waiter                             |
 //!
 //! A waiter that leaves early marks the slot *abandoned*. Whoever would have moved it to Done then
-//! clears its memory and gives the tag back in the waiter's place.
+//! leaves it to [`crate::orphans`] to clear its memory and give the tag back.
 
 use kernel::{
-    new_spinlock_irq,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -37,7 +37,7 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        SpinLockIrq, //
+        Mutex, //
     },
 };
 
@@ -120,7 +120,8 @@ pub(crate) enum Ended {
     Stray,
     /// Its waiter was woken.
     Woken,
-    /// Nobody waits any more; the slot is the caller's, who must release it.
+    /// Nobody waits any more; the slot is the caller's, who must see to it that it is collected
+    /// and released.
     Orphaned,
 }
 
@@ -136,7 +137,7 @@ pub(crate) struct Slot<T> {
     #[pin]
     done: Event,
     #[pin]
-    left_behind: SpinLockIrq<Option<T>>,
+    left_behind: Mutex<Option<T>>,
     buffer: Buffer,
 }
 
@@ -154,7 +155,7 @@ impl<T: Unpin> Slot<T> {
                 verdict: Atomic::new(false),
                 cqe: [const { Atomic::new(0) }; CQE_WORDS],
                 done <- Event::new(),
-                left_behind <- new_spinlock_irq!(None, "azihsm_left_behind"),
+                left_behind <- new_mutex!(None, "azihsm_left_behind"),
                 buffer,
             }),
             GFP_KERNEL,
@@ -238,18 +239,14 @@ impl<T: Unpin> Slot<T> {
         self.verdict.store(cqe.is_some(), Relaxed);
 
         // At most twice: the only other change that can happen is that the waiter leaves.
-        loop {
-            if state.is_abandoned() {
-                return Ended::Orphaned;
-            }
-            match self.exchange(state, state.with(Phase::Done)) {
-                Ok(()) => {
-                    self.done.signal();
-                    return Ended::Woken;
-                }
-                Err(now) => state = now,
-            }
+        while let Err(now) = self.exchange(state, state.with(Phase::Done)) {
+            state = now;
         }
+        if state.is_abandoned() {
+            return Ended::Orphaned;
+        }
+        self.done.signal();
+        Ended::Woken
     }
 
     /// The waiter leaves, and leaves `it` behind until the command has ended.
@@ -281,10 +278,11 @@ impl<T: Unpin> Slot<T> {
         self.left_behind.lock().take()
     }
 
-    /// Done -> Owned, by the waiter, which consumed the signal. Copies the completion queue entry,
-    /// if there is one, to `cqe`.
+    /// Done -> Owned, by the waiter, which consumed the signal, or for an orphaned command by the
+    /// one who was left with it. Copies the completion queue entry, if there is one, to `cqe`.
     pub(crate) fn collect(&self, cqe: &mut [u64]) -> Verdict {
-        // The signal ordered all of this after the stores of whoever ended the command.
+        // The signal, or the bit of the orphan, ordered all of this after the stores of whoever
+        // ended the command.
         let state = self.load().with(Phase::Owned);
         self.state.store(state.0, Relaxed);
 

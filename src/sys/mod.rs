@@ -12,6 +12,7 @@ pub(crate) mod gate;
 pub(crate) mod live;
 pub(crate) mod node;
 pub(crate) mod pci;
+pub(crate) mod pin;
 pub(crate) mod process;
 pub(crate) mod work;
 

@@ -16,9 +16,9 @@ use kernel::{
 };
 
 /// Takes `item` off its queue, or waits until it has run. It must not be queued again meanwhile.
-pub(crate) fn cancel<T>(item: &Arc<T>)
+pub(crate) fn cancel<T, const ID: u64>(item: &Arc<T>)
 where
-    T: HasWork<T, 0> + WorkItem<0, Pointer = Arc<T>> + Send + Sync + 'static,
+    T: HasWork<T, ID> + WorkItem<ID, Pointer = Arc<T>> + Send + Sync + 'static,
 {
     let raw = Arc::as_ptr(item).cast_mut();
 
