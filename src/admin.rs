@@ -143,7 +143,7 @@ impl From<Failure> for Error {
             Failure::Status(_) | Failure::Nonsense(_) => EIO,
             Failure::Lost(Lost::Busy | Lost::TimedOut) => ETIMEDOUT,
             Failure::Lost(Lost::Interrupted | Lost::Killed) => EINTR,
-            Failure::Lost(Lost::Halted) => ENODEV,
+            Failure::Lost(Lost::Refused | Lost::Halted) => ENODEV,
         }
     }
 }
@@ -154,7 +154,7 @@ impl kernel::fmt::Display for Failure {
             Failure::Status(status) => f.write_fmt(fmt!("status {status:#06x}")),
             Failure::Lost(Lost::Busy | Lost::TimedOut) => f.write_str("no completion in time"),
             Failure::Lost(Lost::Interrupted | Lost::Killed) => f.write_str("interrupted"),
-            Failure::Lost(Lost::Halted) => f.write_str("controller stopped"),
+            Failure::Lost(Lost::Refused | Lost::Halted) => f.write_str("controller stopped"),
             Failure::Nonsense(what) => f.write_str(what),
         }
     }

@@ -10,10 +10,23 @@ use kernel::{
         Device, //
     },
     irq::IrqReturn,
+    new_mutex,
     pci,
     prelude::*,
-    sync::Arc,
-    time::Delta,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    },
+    time::{
+        Delta,
+        Jiffies, //
+    },
     types::ForLt, //
 };
 
@@ -37,10 +50,16 @@ use crate::{
     regs::{
         Doorbells,
         QueueId,
-        Registers, //
+        Registers,
+        Stop, //
     },
     sys,
     sys::{
+        completion::{
+            Event,
+            Waited,
+            FOREVER, //
+        },
         live::Interrupts,
         pci::{
             Enabled,
@@ -60,6 +79,12 @@ const FIRST_HSM_VECTOR: u16 = 1;
 const FIRST_AES_VECTOR: u16 = 16;
 /// Vectors that the device can use.
 const MAX_VECTORS: u16 = 32;
+
+/// How long to wait for another reset to end.
+const RESET_TIMEOUT: Delta = Delta::from_secs(60);
+
+/// How long to wait before looking whether that is over, in ticks: about a second.
+const RESET_SLICE: Jiffies = 256;
 
 /// How long a flush may take when all sessions are flushed: binding, and unbinding from a device
 /// that does not answer, are not to take long.
@@ -114,8 +139,11 @@ pub(crate) struct Ctrl<'bound> {
     doorbells: Doorbells<'bound>,
     registers: Registers<'bound>,
     timeout: Delta,
-    info: uapi::DevInfo,
+    info: Pin<KBox<Mutex<uapi::DevInfo>>>,
     gcm_unaligned: bool,
+    condition: Atomic<u32>,
+    // Has a signal while nobody changes the condition.
+    recovery: Pin<KBox<Event>>,
     // Last: the function stays enabled until all that uses it is gone.
     enabled: Enabled<'bound>,
 }
@@ -150,12 +178,29 @@ impl<'bound> Ctrl<'bound> {
             doorbells,
             registers,
             timeout: params::command_timeout(),
-            info: uapi::DevInfo::default(),
+            info: KBox::pin_init(
+                new_mutex!(uapi::DevInfo::default(), "azihsm_info"),
+                GFP_KERNEL,
+            )?,
             gcm_unaligned: false,
+            // CAST: The discriminants are those of the word.
+            condition: Atomic::new(Condition::Running as u32),
+            recovery: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             enabled,
         };
+        this.recovery.signal();
+        this.admin.add(
+            dev.as_ref(),
+            QueueId::ADMIN,
+            admin::ENTRIES,
+            // Looked at on each tick as well: the first commands come before the handlers.
+            Notify::Poll,
+            this.orphans.0.clone(),
+        )?;
         this.enable()?;
-        this.identify()?;
+        let found = this.identify()?;
+        this.gcm_unaligned = found.gcm_unaligned;
+        this.allocate(&found)?;
         Ok(this)
     }
 
@@ -174,17 +219,8 @@ impl<'bound> Ctrl<'bound> {
     }
 
     /// Brings the controller from whatever state it is in to ready.
-    fn enable(&mut self) -> Result {
+    fn enable(&self) -> Result {
         let dev = self.dev();
-
-        self.admin.add(
-            dev.as_ref(),
-            QueueId::ADMIN,
-            admin::ENTRIES,
-            // Looked at on each tick as well: the first commands come before the handlers.
-            Notify::Poll,
-            self.orphans.0.clone(),
-        )?;
         let [queue] = self.admin.queues() else {
             return Err(EINVAL);
         };
@@ -192,7 +228,7 @@ impl<'bound> Ctrl<'bound> {
         // Whoever had the device before may have left it running. It must not get at memory
         // again, with what it knows of that, before it has stopped.
         self.registers
-            .disable()
+            .stop(Stop::Disable)
             .and_then(|()| {
                 self.enabled.set_master();
                 self.registers
@@ -216,8 +252,8 @@ impl<'bound> Ctrl<'bound> {
         }
     }
 
-    /// Asks the controller what it is and has, and allocates that many queues.
-    fn identify(&mut self) -> Result {
+    /// Asks the controller what it is and has.
+    fn identify(&self) -> Result<Found> {
         let dev = self.dev();
         let sender = self.sender();
 
@@ -238,13 +274,16 @@ impl<'bound> Ctrl<'bound> {
             .gcm_unaligned()
             .inspect_err(|failure| dev_err!(dev, "cannot read the features: {failure}\n"))?;
 
-        self.gcm_unaligned = gcm_unaligned;
-        self.info = device_info(dev, &identify);
-        self.allocate(hsm_queues, aes_queues)
+        *self.info.lock() = device_info(dev, &identify);
+        Ok(Found {
+            hsm_queues,
+            aes_queues,
+            gcm_unaligned,
+        })
     }
 
     /// Allocates the HSM and AES queues.
-    fn allocate(&mut self, hsm_queues: u16, aes_queues: u16) -> Result {
+    fn allocate(&mut self, found: &Found) -> Result {
         let dev = self.dev();
         let max_entries = self.registers.capabilities()?.mqes().get() + 1;
         let vectors = u16::try_from(self.vectors.len())?.min(MAX_VECTORS);
@@ -253,7 +292,7 @@ impl<'bound> Ctrl<'bound> {
             .saturating_sub(FIRST_HSM_VECTOR);
         let aes_vectors = vectors.saturating_sub(FIRST_AES_VECTOR);
 
-        for index in 0..hsm_queues {
+        for index in 0..found.hsm_queues {
             self.hsm.add(
                 dev.as_ref(),
                 QueueId::hsm(index)?,
@@ -262,7 +301,7 @@ impl<'bound> Ctrl<'bound> {
                 self.orphans().clone(),
             )?;
         }
-        for index in 0..aes_queues {
+        for index in 0..found.aes_queues {
             self.aes.add(
                 dev.as_ref(),
                 QueueId::aes(index)?,
@@ -282,6 +321,13 @@ impl<'bound> Ctrl<'bound> {
     ///
     /// `EIO` if the device refuses, `ETIMEDOUT`.
     pub(crate) fn start(&self) -> Result {
+        self.create_queues()?;
+        self.flush_unowned();
+        Ok(())
+    }
+
+    /// Makes the device use the queues.
+    fn create_queues(&self) -> Result {
         fn create<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) -> Result {
             for queue in pool.queues() {
                 ctrl.sender().create(queue).inspect_err(|failure| {
@@ -292,14 +338,27 @@ impl<'bound> Ctrl<'bound> {
             Ok(())
         }
         create(self, &self.hsm)?;
-        create(self, &self.aes)?;
-        self.flush_all();
-        Ok(())
+        create(self, &self.aes)
     }
 
-    /// Stops the device and ends what is under way, without a result. Nothing can be submitted any
-    /// more afterwards. May be called more than once.
+    /// Stops the device for good and ends what is under way, without a result. May be called more
+    /// than once.
     pub(crate) fn stop(&self) {
+        self.set_condition(Condition::Gone);
+        // Whoever recovers the device ends soon: nothing takes longer than starting it.
+        while self.recovery.wait(FOREVER) != Waited::Done {}
+        // Either way it is done with all memory.
+        let _ = self.shut(Stop::Disable);
+        self.recovery.signal();
+    }
+
+    /// Halts all queues, stops the device, and ends what is under way. Whether it stopped
+    /// or had to be cut off from memory, it is done with all memory then.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Registers::stop`].
+    fn shut(&self, how: Stop) -> Result {
         fn halt<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
             for queue in pool.queues() {
                 queue.halt(&ctrl.doorbells);
@@ -321,9 +380,9 @@ impl<'bound> Ctrl<'bound> {
         halt(self, &self.aes);
         halt(self, &self.admin);
 
-        if let Err(error) = self.registers.disable() {
+        let stopped = self.registers.stop(how).inspect_err(|error| {
             // One that is gone needs no mention, but may come back.
-            if error != ENODEV {
+            if *error != ENODEV {
                 let dev = self.dev();
                 dev_err!(
                     dev,
@@ -331,13 +390,93 @@ impl<'bound> Ctrl<'bound> {
                 );
             }
             self.enabled.clear_master();
-        }
+        });
 
-        // The device is done with all memory now.
         release(self, &self.hsm);
         release(self, &self.aes);
         release(self, &self.admin);
         self.release_orphans();
+        stopped
+    }
+
+    /// Resets the device and starts it again. Everything under way ends; sessions are
+    /// kept, but must be renegotiated (device.rst 5.7).
+    ///
+    /// # Errors
+    ///
+    /// See [`ResetFailure`].
+    pub(crate) fn reset(&self, how: Stop) -> Result<(), ResetFailure> {
+        let wait = Patience {
+            timeout: RESET_TIMEOUT,
+            killable: true,
+        }
+        .start();
+        loop {
+            match wait.wait(&self.recovery, RESET_SLICE) {
+                Waited::Done => break,
+                Waited::TimedOut if wait.is_over() => return Err(ResetFailure::Busy),
+                Waited::TimedOut => {}
+                Waited::Killed => return Err(ResetFailure::Killed),
+            }
+        }
+        let result = match self.condition() {
+            Condition::Running => {
+                self.change_condition(Condition::Running, Condition::Recovering);
+                let result = self.shut(how).and_then(|()| self.restart());
+                let condition = match result {
+                    Ok(()) => Condition::Running,
+                    Err(_) => Condition::Dead,
+                };
+                self.change_condition(Condition::Recovering, condition);
+                result.map_err(|_| ResetFailure::Failed)
+            }
+            _ => Err(ResetFailure::BadState),
+        };
+        self.recovery.signal();
+        result
+    }
+
+    /// Starts a device that has been shut.
+    fn restart(&self) -> Result {
+        fn restart<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
+            for queue in pool.queues() {
+                queue.restart(&ctrl.doorbells);
+            }
+        }
+        restart(self, &self.admin);
+        self.enable()?;
+        let found = self.identify()?;
+        if usize::from(found.hsm_queues) < self.hsm.queues().len()
+            || usize::from(found.aes_queues) < self.aes.queues().len()
+        {
+            let dev = self.dev();
+            dev_err!(dev, "function has lost queues\n");
+            return Err(EIO);
+        }
+        self.create_queues()?;
+        restart(self, &self.hsm);
+        restart(self, &self.aes);
+
+        // A command that was ended may have opened a session.
+        self.flush_unowned();
+        Ok(())
+    }
+
+    /// Returns in which condition the controller is.
+    pub(crate) fn condition(&self) -> Condition {
+        Condition::from(self.condition.load(Acquire))
+    }
+
+    fn set_condition(&self, to: Condition) {
+        // CAST: The discriminants are those of the word.
+        self.condition.store(to as u32, Release);
+    }
+
+    /// Changes the condition, unless it is for good.
+    fn change_condition(&self, from: Condition, to: Condition) {
+        // It fails if the controller is `Gone` meanwhile, which it then stays.
+        // CAST: The discriminants are those of the word.
+        let _ = self.condition.cmpxchg(from as u32, to as u32, Full);
     }
 
     /// Releases what commands had that nobody waits for any more. Returns whether to call this
@@ -379,8 +518,8 @@ impl<'bound> Ctrl<'bound> {
     }
 
     /// Returns the device info, but for the fields that belong to the caller.
-    pub(crate) fn info(&self) -> &uapi::DevInfo {
-        &self.info
+    pub(crate) fn info(&self) -> uapi::DevInfo {
+        *self.info.lock()
     }
 
     /// Returns whether AES-GCM takes text that is not a multiple of 16 bytes.
@@ -432,15 +571,24 @@ impl<'bound> Ctrl<'bound> {
         }
     }
 
-    /// Flushes all sessions, whether the device has them or not: before anybody could open one, or
-    /// when all of them are about to lose their owners.
+    /// Flushes all sessions, whether the device has them or not, when they are about to lose their
+    /// owners.
     pub(crate) fn flush_all(&self) {
+        self.flush_each(|_| true);
+    }
+
+    /// Flushes all sessions but those that descriptors have.
+    fn flush_unowned(&self) {
+        self.flush_each(|id| !self.orphans().is_owned(id));
+    }
+
+    fn flush_each(&self, which: impl Fn(u16) -> bool) {
         let patience = Patience {
             timeout: FLUSH_ALL_TIMEOUT,
             killable: false,
         };
         for id in 0..hsm::MAX_SESSIONS {
-            if self.flush(id, patience).is_err() {
+            if which(id) && self.flush(id, patience).is_err() {
                 break;
             }
         }
@@ -465,6 +613,51 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+/// What a controller has.
+struct Found {
+    hsm_queues: u16,
+    aes_queues: u16,
+    gcm_unaligned: bool,
+}
+
+/// In which condition a controller is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Condition {
+    /// It works, or should.
+    Running = 0,
+    /// It is being reset.
+    Recovering = 1,
+    /// Resetting it failed.
+    Dead = 2,
+    /// The driver is being unbound, or the machine switched off.
+    Gone = 3,
+}
+
+impl From<u32> for Condition {
+    fn from(word: u32) -> Self {
+        match word {
+            0 => Condition::Running,
+            1 => Condition::Recovering,
+            2 => Condition::Dead,
+            _ => Condition::Gone,
+        }
+    }
+}
+
+/// Why a reset did not work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ResetFailure {
+    /// Another one is under way and does not end.
+    Busy,
+    /// The waiting task is being killed.
+    Killed,
+    /// The controller is dead or gone.
+    BadState,
+    /// The device did not stop or start.
+    Failed,
 }
 
 impl Drop for Ctrl<'_> {

@@ -30,12 +30,15 @@ use kernel::{
 use crate::{
     aes,
     ctrl::{
+        Condition,
         Ctrl,
-        CtrlFamily, //
+        CtrlFamily,
+        ResetFailure, //
     },
     hsm,
     orphans::Orphans,
     queue::Lost,
+    regs::Stop,
     session::{
         Flow,
         Record,
@@ -83,6 +86,7 @@ pub(crate) struct File {
     #[pin]
     record: Mutex<Record>,
     users: Arc<Users>,
+    orphans: Arc<Orphans>,
 }
 
 impl FileOps for File {
@@ -95,6 +99,7 @@ impl FileOps for File {
                 owner: Process::current()?,
                 record <- new_mutex!(Record::default(), "azihsm_record"),
                 users: Users::new(context.orphans.clone())?,
+                orphans: context.orphans.clone(),
             }),
             GFP_KERNEL,
         )
@@ -110,6 +115,7 @@ impl FileOps for File {
             match cmd {
                 uapi::IOC_HSM_CMD => this.hsm_cmd(ctrl, arg),
                 uapi::IOC_DEV_INFO => dev_info(ctrl, arg),
+                uapi::IOC_RESET => reset(ctrl, arg),
                 uapi::IOC_AES_GCM => this.aes_cmd(ctrl, arg, uapi::AES_GCM),
                 uapi::IOC_AES_XTS => this.aes_cmd(ctrl, arg, uapi::AES_XTS),
                 _ => Err(EBADRQC),
@@ -122,6 +128,7 @@ impl FileOps for File {
         let Some(session) = self.record.lock().session() else {
             return;
         };
+        self.orphans.set_owned(session.id, false);
         if !self.users.close(session.id) {
             return;
         }
@@ -157,10 +164,20 @@ impl Failure {
 impl From<Lost> for Failure {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::Busy | Lost::TimedOut => Self::new(EAGAIN, uapi::EXT_ABORTED),
+            Lost::Busy | Lost::TimedOut | Lost::Halted => Self::new(EAGAIN, uapi::EXT_ABORTED),
+            Lost::Refused => Self::new(EAGAIN, uapi::EXT_RECOVERING),
             Lost::Interrupted | Lost::Killed => Self::new(EINTR, uapi::EXT_ABORTED),
-            Lost::Halted => Self::new(ENODEV, uapi::EXT_ABORTED),
         }
+    }
+}
+
+/// Checks that the controller takes commands; `not_ready` is the extended status if it is dead.
+fn check_condition(ctrl: &Ctrl<'_>, not_ready: u32) -> Result<(), Failure> {
+    match ctrl.condition() {
+        Condition::Running => Ok(()),
+        Condition::Recovering => Err(Failure::new(EAGAIN, uapi::EXT_RECOVERING)),
+        Condition::Dead => Err(Failure::new(EAGAIN, not_ready)),
+        Condition::Gone => Err(Failure::new(ENODEV, 0)),
     }
 }
 
@@ -219,16 +236,22 @@ fn read_sized<T: FromBytes>(arg: usize) -> Result<T> {
     read(size_of::<T>()).read()
 }
 
-/// Finishes an ioctl: writes its output `out` to `offset` of the structure at `arg`, unless the
-/// device is gone, and returns the error of `result`.
+/// Finishes an ioctl: writes its output `out` to `offset` of the structure at `arg`, and returns
+/// `result`.
 ///
 /// # Errors
 ///
-/// `EFAULT` if it cannot be written, else that of `result`.
-fn finish<T: AsBytes>(arg: usize, offset: usize, out: &T, result: Result<(), Failure>) -> Result {
-    let result = result.map_err(|failure| failure.error);
-    if result == Err(ENODEV) {
-        return result;
+/// `ENODEV` if something failed and the device is gone, whatever failed; nothing is written then.
+/// `EFAULT` if it cannot be written, else the error of `result`.
+fn finish<T: AsBytes>(
+    ctrl: &Ctrl<'_>,
+    arg: usize,
+    offset: usize,
+    out: &T,
+    result: Result,
+) -> Result {
+    if result.is_err() && ctrl.condition() == Condition::Gone {
+        return Err(ENODEV);
     }
     UserSlice::new(UserPtr::from_addr(arg.wrapping_add(offset)), size_of::<T>())
         .writer()
@@ -252,11 +275,31 @@ fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     }
     let info = DevInfo {
         argsz,
-        ..*ctrl.info()
+        ..ctrl.info()
     };
     slice()
         .writer()
         .write_slice(AsBytes::as_bytes(&info).get(..LEN).ok_or(EINVAL)?)
+}
+
+/// Reset (abi.rst 3.4).
+fn reset(ctrl: &Ctrl<'_>, arg: usize) -> Result {
+    let request: uapi::Reset = read_sized(arg)?;
+    let how: Result<Stop, u32> = match request.kind {
+        _ if ctrl.condition() == Condition::Dead => Err(uapi::RESET_BAD_STATE),
+        uapi::RESET_SUBSYSTEM => Ok(Stop::Reset),
+        uapi::RESET_CONTROLLER => Ok(Stop::Disable),
+        _ => Err(uapi::RESET_BAD_TYPE),
+    };
+    let (result, status) = match how.map(|how| ctrl.reset(how)) {
+        Ok(Ok(())) => (Ok(()), uapi::RESET_OK),
+        Ok(Err(ResetFailure::Busy)) => (Err(EINVAL), uapi::RESET_BUSY),
+        Ok(Err(ResetFailure::Killed)) => (Err(EINTR), uapi::RESET_BUSY),
+        Ok(Err(ResetFailure::BadState)) => (Err(EINVAL), uapi::RESET_BAD_STATE),
+        Ok(Err(ResetFailure::Failed)) => (Err(EIO), uapi::RESET_FAILED),
+        Err(status) => (Err(EINVAL), status),
+    };
+    finish(ctrl, arg, offset_of!(uapi::Reset, status), &status, result)
 }
 
 impl File {
@@ -268,34 +311,20 @@ impl File {
         if let Err(failure) = &result {
             cmd.out.ext = failure.ext;
         }
-        finish(arg, offset_of!(HsmCmd, out), &cmd.out, result)
+        let result = result.map_err(|failure| failure.error);
+        finish(ctrl, arg, offset_of!(HsmCmd, out), &cmd.out, result)
     }
 
     fn hsm_run(&self, ctrl: &Ctrl<'_>, cmd: &mut HsmCmd) -> Result<(), Failure> {
         let input = &cmd.input;
+        check_condition(ctrl, uapi::EXT_HSM_NOT_READY)?;
         check_hsm(input)?;
 
         let flow = Flow::of(input.session.flags);
         let token = self.admit(flow, &input.session)?;
         let sent = self.hsm_send(ctrl, input, flow, token);
 
-        let mut record = self.record.lock();
-        let (command, completion) = match sent {
-            Ok(completed) => completed,
-            Err(NotCompleted {
-                may_happen,
-                failure,
-            }) => {
-                if may_happen {
-                    record.lost(flow);
-                } else {
-                    record.not_sent(flow);
-                }
-                return Err(failure);
-            }
-        };
-        record.completed(flow, completion.status, &completion.report);
-        drop(record);
+        let (command, completion) = self.conclude(ctrl, flow, sent)?;
 
         let len = u32::from(completion.len).min(input.dst_len);
         cmd.out.status = u32::from(completion.status);
@@ -305,6 +334,44 @@ impl File {
             .map_err(|_| Failure::invalid(uapi::EXT_HSM_DST))?;
         cmd.out.byte_count = len;
         Ok(())
+    }
+
+    /// Takes note of what became of a command, which was admitted.
+    fn conclude<'a>(
+        &self,
+        ctrl: &Ctrl<'_>,
+        flow: Flow,
+        sent: Result<(hsm::Command<'a>, hsm::Completion), NotCompleted>,
+    ) -> Result<(hsm::Command<'a>, hsm::Completion), Failure> {
+        let mut record = self.record.lock();
+        let before = record.id();
+        let result = match sent {
+            Ok((command, completion)) => {
+                record.completed(flow, completion.status, &completion.report);
+                Ok((command, completion))
+            }
+            Err(NotCompleted {
+                may_happen,
+                failure,
+            }) => {
+                if may_happen {
+                    record.lost(flow);
+                } else {
+                    record.not_sent(flow);
+                }
+                Err(failure)
+            }
+        };
+        let after = record.id();
+        if before != after {
+            if let Some(id) = before {
+                ctrl.orphans().set_owned(id, false);
+            }
+            if let Some(id) = after {
+                ctrl.orphans().set_owned(id, true);
+            }
+        }
+        result
     }
 
     /// Checks that a command fits the session of the descriptor, and makes it a user of that.
@@ -381,7 +448,8 @@ impl File {
         if let Err(failure) = &result {
             cmd.out.ext = failure.ext;
         }
-        finish(arg, offset_of!(AesCmd, out), &cmd.out, result)
+        let result = result.map_err(|failure| failure.error);
+        finish(ctrl, arg, offset_of!(AesCmd, out), &cmd.out, result)
     }
 
     /// Checks that the session of an AES command is that of the descriptor, and makes the command
@@ -407,6 +475,7 @@ impl File {
 
     fn aes_run(&self, ctrl: &Ctrl<'_>, cmd: &mut AesCmd, cipher: u8) -> Result<(), Failure> {
         let input = &cmd.input;
+        check_condition(ctrl, uapi::EXT_AES_DEVICE)?;
         if ctrl.aes().queues().is_empty() {
             return Err(Failure::invalid(uapi::EXT_AES_NO_QUEUES));
         }

@@ -40,8 +40,9 @@ use crate::{
 /// See the [module](self).
 #[pin_data]
 pub(crate) struct Orphans {
-    // A bit by session identifier.
+    // Bits by session identifier: nobody has it; a descriptor has it.
     ids: Atomic<u64>,
+    owned: Atomic<u64>,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
@@ -100,6 +101,7 @@ impl Orphans {
         Arc::pin_init(
             pin_init!(Self {
                 ids: Atomic::new(0),
+                owned: Atomic::new(0),
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -132,6 +134,29 @@ impl Orphans {
         while let Err(now) = self.ids.cmpxchg(ids, ids | 1 << id, Full) {
             ids = now;
         }
+    }
+
+    /// Notes that a descriptor has the session `id`, or has it no more.
+    pub(crate) fn set_owned(&self, id: u16, owned: bool) {
+        if id >= Self::MAX_IDS {
+            return;
+        }
+        let change = |ids: u64| {
+            if owned {
+                ids | 1 << id
+            } else {
+                ids & !(1 << id)
+            }
+        };
+        let mut ids = self.owned.load(Relaxed);
+        while let Err(now) = self.owned.cmpxchg(ids, change(ids), Full) {
+            ids = now;
+        }
+    }
+
+    /// Returns whether a descriptor has the session `id`.
+    pub(crate) fn is_owned(&self, id: u16) -> bool {
+        id < Self::MAX_IDS && self.owned.load(Relaxed) & 1 << id != 0
     }
 
     /// Returns whether there are none.

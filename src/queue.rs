@@ -309,7 +309,22 @@ impl<C: Class> QueuePair<C> {
         }
         if self.released.load(Acquire) {
             self.end_all(Phase::InFlight);
+            self.clear_cq();
         }
+    }
+
+    /// Makes the completion queue as it was when new.
+    fn clear_cq(&self) {
+        let cq = &self.cq;
+        for index in 0..cq.len() {
+            // Cannot fail: it is an index of the ring.
+            let _ = (|| -> Result {
+                io_project!(cq, [try: index]).copy_write(0);
+                Ok(())
+            })();
+        }
+        self.cq_head.store(0, Relaxed);
+        self.cq_phase.store(true, Relaxed);
     }
 
     /// Ends the command that `cqe` is for.
@@ -464,7 +479,9 @@ impl<C: Class> QueuePair<C> {
                 }
             }
         }
-        if tail != first {
+        if self.released.load(Acquire) {
+            self.sq_tail.store(0, Relaxed);
+        } else if tail != first {
             self.sq_tail.store(tail, Relaxed);
             // Ordered after the entries, as all MMIO writes are after memory writes.
             doorbells.ring_sq(self.id, tail);
@@ -497,10 +514,22 @@ impl<C: Class> QueuePair<C> {
     }
 
     /// Ends all commands of a halted queue, now that the device does not access their memory any
-    /// more; those that it completed before keep their completion.
+    /// more; those that it completed before keep their completion. The rings are as they were when
+    /// new then.
     pub(crate) fn release(&self, doorbells: &Doorbells<'_>) {
         self.released.xchg(true, Full);
         self.reaper.run_here(|| self.reap_locked(doorbells));
+        self.pump.run_here(|| self.pump_locked(doorbells));
+    }
+
+    /// Lets a queue that was halted and released take commands again. The device must know of it,
+    /// or be told before there is a command.
+    pub(crate) fn restart(&self, doorbells: &Doorbells<'_>) {
+        self.released.xchg(false, Full);
+        // Once these have run nobody is still at releasing it.
+        self.reaper.run_here(|| self.reap_locked(doorbells));
+        self.pump.run_here(|| self.pump_locked(doorbells));
+        self.halted.xchg(false, Full);
     }
 }
 
@@ -515,7 +544,10 @@ pub(crate) enum Lost {
     TimedOut,
     /// The waiting task is being killed. Its slot stays with the device.
     Killed,
-    /// The queue was halted. If it had a slot, the device does not use that any more.
+    /// The queues were halted. The command was not sent.
+    Refused,
+    /// The queue was halted while the command was under way. The device does not use its slot any
+    /// more, but may have carried it out.
     Halted,
 }
 
@@ -575,7 +607,7 @@ impl<C: Class> Owned<'_, C> {
     ) -> Result<(Self, C::Cqe), Lost> {
         C::set_cid(&mut sqe, self.slot.cid(self.tag));
         // Cannot fail: there is a place for each tag.
-        self.prepare(sqe).map_err(|_| Lost::Halted)?;
+        self.prepare(sqe).map_err(|_| Lost::Refused)?;
         self.slot.queue();
         if let Some(word) = self.queue.pending.get(self.tag / 64) {
             // The bit is clear: it is set by the owner of the tag only, once.
@@ -715,14 +747,14 @@ impl<C: Class> Pool<C> {
     ///
     /// # Errors
     ///
-    /// `Busy`, `Interrupted`, or `Halted`, which is also if there are no queues.
+    /// `Busy`, `Interrupted`, or `Refused`, which is also if there are no queues.
     pub(crate) fn take<'a>(
         &'a self,
         doorbells: &'a Doorbells<'a>,
         patience: Patience,
     ) -> Result<Owned<'a, C>, Lost> {
         if self.is_halted() {
-            return Err(Lost::Halted);
+            return Err(Lost::Refused);
         }
         let wait = patience.start();
         self.permits
@@ -738,7 +770,7 @@ impl<C: Class> Pool<C> {
             })
             .map_err(|waited| match waited {
                 Waited::Killed => Lost::Interrupted,
-                _ if self.is_halted() => Lost::Halted,
+                _ if self.is_halted() => Lost::Refused,
                 _ => Lost::Busy,
             })?;
 

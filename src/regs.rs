@@ -51,6 +51,9 @@ register! {
         0:0 rdy => bool;
     }
 
+    /// Function reset (2.7).
+    pub(crate) NSSR(u32) @ 0x20 {}
+
     /// Admin queue attributes (2.10).
     pub(crate) AQA(u32) @ 0x24 {
         /// Entries of the admin completion queue, less one.
@@ -78,6 +81,9 @@ register! {
 
 /// Queue numbers that have doorbells.
 const QUEUES: usize = SZ_4K / 8;
+
+/// What resets the function when it is written to [`NSSR`].
+const NSSR_SIGNATURE: u32 = 0x4e56_4d65;
 
 /// What a register reads as when the device is gone.
 const ALL_ONES: u32 = u32::MAX;
@@ -165,6 +171,15 @@ fn check_size(dev: &pci::Device<Bound>, bar: u32) -> Result {
         return Err(ENODEV);
     }
     Ok(())
+}
+
+/// How a controller is stopped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stop {
+    /// By disabling it (2.8.3).
+    Disable,
+    /// By resetting the function (2.8.4).
+    Reset,
 }
 
 /// The registers of the controller, BAR 0.
@@ -257,19 +272,21 @@ impl<'bound> Registers<'bound> {
         self.wait_ready(true)
     }
 
-    /// Disables the controller, whatever its state, and waits until it has stopped: it accesses
-    /// no memory any more then.
+    /// Stops the controller, whatever its state, and waits until it has: it accesses no memory any
+    /// more then.
     ///
     /// # Errors
     ///
     /// `ENODEV` if the device is gone, `ETIMEDOUT`.
-    pub(crate) fn disable(&self) -> Result {
+    pub(crate) fn stop(&self, how: Stop) -> Result {
         let cc = self.bar.read(CC);
         if cc.into_raw() == ALL_ONES {
             return Err(ENODEV);
         }
-        if cc.en() {
-            self.bar.write_reg(cc.with_en(false));
+        match how {
+            Stop::Reset => self.bar.write_reg(NSSR::from_raw(NSSR_SIGNATURE)),
+            Stop::Disable if cc.en() => self.bar.write_reg(cc.with_en(false)),
+            Stop::Disable => {}
         }
         self.wait_ready(false)
     }

@@ -178,6 +178,14 @@ impl Record {
         }
     }
 
+    /// Returns the number of the session, whether it may be used or not.
+    pub(crate) fn id(&self) -> Option<u16> {
+        match self {
+            Record::Open(session) | Record::Closing(session) => Some(session.id),
+            _ => None,
+        }
+    }
+
     /// Returns the session, if it may be used.
     pub(crate) fn session(&self) -> Option<Session> {
         match self {

@@ -123,11 +123,19 @@ pub(crate) struct DevInfo {
 pub(crate) struct Reset {
     hdr: Hdr,
     ctxt: u64,
-    kind: u32,
+    pub(crate) kind: u32,
     reserved0: [u8; 80],
-    status: u32,
+    pub(crate) status: u32,
     reserved1: [u8; 160],
 }
+
+pub(crate) const RESET_SUBSYSTEM: u32 = 1;
+pub(crate) const RESET_CONTROLLER: u32 = 2;
+pub(crate) const RESET_OK: u32 = 0;
+pub(crate) const RESET_BUSY: u32 = 1;
+pub(crate) const RESET_BAD_STATE: u32 = 2;
+pub(crate) const RESET_FAILED: u32 = 3;
+pub(crate) const RESET_BAD_TYPE: u32 = 4;
 
 pub(crate) const AES_ENCRYPT: u8 = 0;
 pub(crate) const AES_DECRYPT: u8 = 1;
@@ -259,13 +267,14 @@ pub(crate) struct VfCount {
     pad: u16,
 }
 
-impl_wire!(Hdr, HsmCmd, HsmOut, DevInfo, AesCmd, AesOut);
+impl_wire!(Hdr, HsmCmd, HsmOut, DevInfo, Reset, AesCmd, AesOut);
 
 pub(crate) const EXT_HSM_CMDSET: u32 = 2;
 pub(crate) const EXT_HSM_SRC_LEN: u32 = 3;
 pub(crate) const EXT_HSM_DST_LEN: u32 = 4;
 pub(crate) const EXT_HSM_SRC: u32 = 5;
 pub(crate) const EXT_HSM_DST: u32 = 7;
+pub(crate) const EXT_HSM_NOT_READY: u32 = 10;
 pub(crate) const EXT_HSM_SESSION_LIMIT: u32 = 11;
 pub(crate) const EXT_HSM_NO_SESSION: u32 = 12;
 pub(crate) const EXT_HSM_SESSION_MISMATCH: u32 = 14;
@@ -285,18 +294,20 @@ pub(crate) const EXT_AES_SRC_LEN: u32 = 115;
 pub(crate) const EXT_AES_DST_LEN: u32 = 116;
 pub(crate) const EXT_AES_GCM: u32 = 117;
 pub(crate) const EXT_AES_XTS: u32 = 118;
+pub(crate) const EXT_RECOVERING: u32 = 0x0400_0001;
 pub(crate) const EXT_ABORTED: u32 = 0x0400_0002;
 
 const MAGIC: u32 = b'B' as u32;
 
 pub(crate) const IOC_HSM_CMD: u32 = _IOWR::<HsmCmd>(MAGIC, 0x03);
 pub(crate) const IOC_DEV_INFO: u32 = _IOWR::<DevInfo>(MAGIC, 0x04);
+pub(crate) const IOC_RESET: u32 = _IOWR::<Reset>(MAGIC, 0x06);
 pub(crate) const IOC_AES_XTS: u32 = _IOWR::<AesCmd>(MAGIC, 0x0b);
 pub(crate) const IOC_AES_GCM: u32 = _IOWR::<AesCmd>(MAGIC, 0x0c);
 
 static_assert!(IOC_HSM_CMD == 0xc070_4203);
 static_assert!(IOC_DEV_INFO == 0xc0b0_4204);
-static_assert!(_IOWR::<Reset>(MAGIC, 0x06) == 0xc110_4206);
+static_assert!(IOC_RESET == 0xc110_4206);
 static_assert!(IOC_AES_XTS == 0xc190_420b);
 static_assert!(IOC_AES_GCM == 0xc190_420c);
 static_assert!(_IOWR::<ResCount>(b'A' as u32, 0x02) == 0xc00c_4102);
