@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the device tells about itself, and what can be changed from outside.
+
+use crate::engine::Engine;
+use crate::groups::FUNCTIONS;
+use crate::model::Model;
+use crate::queue::Class;
+use crate::registers::Registers;
+use anyhow::bail;
+use serde_json::json;
+use serde_json::Value;
+
+impl Model {
+    /// Everything there is to know, for a report.
+    pub fn state(&self) -> Value {
+        let registers = self.bus.front.registers();
+        let memory = self.bus.memory.summary();
+        let mut numbers: Vec<u16> = self.sqs.keys().chain(self.cqs.keys()).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let queues: Vec<Value> = numbers
+            .iter()
+            .map(|queue| {
+                let sq = self.sqs.get(queue).map(|sq| {
+                    json!({
+                        "base": sq.base,
+                        "entries": sq.entries,
+                        "head": sq.head,
+                        "tail": sq.tail,
+                        "deleting": sq.deleting,
+                        "unfinished": sq.unfinished,
+                    })
+                });
+                let cq = self.cqs.get(queue).map(|cq| {
+                    json!({
+                        "base": cq.base,
+                        "entries": cq.entries,
+                        "head": cq.head,
+                        "tail": cq.tail,
+                        "phase": u8::from(cq.phase),
+                        "vector": cq.vector,
+                        "online": cq.online,
+                    })
+                });
+                json!({"id": queue, "kind": Class::of(*queue).name(), "sq": sq, "cq": cq})
+            })
+            .collect();
+        json!({
+            "registers": {
+                "cap": registers.cap(),
+                "vs": registers.version,
+                "cc": registers.cc,
+                "fwcap": registers.firmware_capabilities,
+                "csts": registers.csts,
+                "aqa": registers.aqa,
+                "asq": registers.asq,
+                "acq": registers.acq,
+            },
+            "enabled": registers.enabled(),
+            "ready": registers.ready(),
+            "fatal": registers.fatal(),
+            "gone": self.bus.front.gone(),
+            "bus_master": self.bus.front.bus_master(),
+            "vectors": self.bus.front.vectors(),
+            "listening": self.bus.interrupts.listening(),
+            "controller": self.options.controller,
+            "groups": self.group_count(),
+            "sessions": self.sessions.summary(),
+            "keys": self.keys.summary(),
+            "queues": queues,
+            "commands_in_flight": self.inflight.len(),
+            "dma": {"regions": memory.regions, "bytes": memory.bytes},
+            "time_us": self.clock.now(),
+        })
+    }
+
+    /// Gives the function another number of groups, now and at power-on.
+    pub fn set_groups(&mut self, count: u8) -> anyhow::Result<()> {
+        if !self.groups.set(self.options.controller, count) {
+            bail!("that many groups are not free");
+        }
+        self.options.groups = count;
+        Ok(())
+    }
+
+    /// Makes the function another one of the device.
+    pub fn set_controller(&mut self, controller: u16) -> anyhow::Result<()> {
+        if controller >= FUNCTIONS {
+            bail!("the largest controller id is 64");
+        }
+        if self.bus.front.registers().enabled() {
+            bail!("the function is enabled");
+        }
+        self.options.controller = controller;
+        for key in &mut self.preloaded {
+            key.owner = controller;
+        }
+        self.power_on();
+        Ok(())
+    }
+
+    /// Changes registers that the host cannot write.
+    pub fn change_registers(&mut self, change: impl FnOnce(&mut Registers)) {
+        self.bus.front.change_registers(change);
+    }
+
+    /// Lets an external engine execute HSM and AES commands.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.engine = Some(engine);
+    }
+}
