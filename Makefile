@@ -27,6 +27,7 @@ help:
 	@echo '  make test      run every test'
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
+	@echo '  make test-full all tests in all configurations: 15 minutes'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
@@ -64,6 +65,10 @@ run: setup
 .PHONY: test
 test: setup
 	@$(ENTER) tests/run test
+
+.PHONY: test-full
+test-full: setup
+	@$(ENTER) tests/run test-full
 
 .PHONY: check
 check: setup
