@@ -50,7 +50,7 @@ impl Class for Admin {
         Completion::from(cqe).cid
     }
 
-    fn orphaned(_: &Arc<Orphans>, _: &[u64; 2]) {}
+    fn orphaned(_: &Arc<Orphans>, _: &[u64; 2], (): ()) {}
 }
 
 /// A submission queue entry (4.1).

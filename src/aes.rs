@@ -17,7 +17,10 @@ use kernel::{
     },
     dma::DataDirection,
     prelude::*,
-    sizes::SZ_16K,
+    sizes::{
+        SZ_16K,
+        SZ_4K, //
+    },
     sync::Arc,
     uaccess::UserPtr, //
 };
@@ -43,9 +46,9 @@ use crate::{
 /// The AES queues.
 pub(crate) struct Aes;
 
-/// Most bytes of data that are copied. A list with one descriptor stands behind them, at the end of
-/// each half of a slot.
-const MAX_BOUNCED: usize = SZ_16K - Sgl::BYTES;
+/// Most bytes of data that are copied. A list with one descriptor stands behind them, at the
+/// beginning of the last page of each half of a slot.
+const MAX_BOUNCED: usize = SZ_16K - SZ_4K;
 
 impl Class for Aes {
     type Sqe = Sqe;
@@ -63,7 +66,7 @@ impl Class for Aes {
         (cqe[0] >> 16) as u16
     }
 
-    fn orphaned(_: &Arc<Orphans>, _: &[u64; 8]) {}
+    fn orphaned(_: &Arc<Orphans>, _: &[u64; 8], _: Held) {}
 }
 
 /// A submission queue entry (6.1).
@@ -228,12 +231,11 @@ impl InPlace {
         src: UserPtr,
         dst: UserPtr,
     ) -> Result<Option<Self>> {
-        let len = request.engine_len();
-
         // CAST: Widening.
-        if len as usize <= MAX_BOUNCED {
+        if request.len as usize <= MAX_BOUNCED {
             return Ok(None);
         }
+        let len = request.engine_len();
         Ok(Some(Self {
             src: Scattered::new(dev, src, len, DataDirection::ToDevice)?,
             dst: Scattered::new(dev, dst, len, DataDirection::FromDevice)?,

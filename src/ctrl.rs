@@ -17,8 +17,7 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
-            Full,
-            Release, //
+            Full, //
         },
         Arc,
         Mutex, //
@@ -65,6 +64,7 @@ use crate::{
             Enabled,
             Probing, //
         },
+        process,
     },
     tags::Patience,
     uapi, //
@@ -83,8 +83,8 @@ const MAX_VECTORS: u16 = 32;
 /// How long to wait for another reset to end.
 const RESET_TIMEOUT: Delta = Delta::from_secs(60);
 
-/// How long to wait before looking whether that is over, in ticks: about a second.
-const RESET_SLICE: Jiffies = 256;
+/// How long to wait before looking whether the time is over, in ticks: about a second.
+const SLICE: Jiffies = 256;
 
 /// How long a flush may take when all sessions are flushed: binding, and unbinding from a device
 /// that does not answer, are not to take long.
@@ -144,6 +144,14 @@ pub(crate) struct Ctrl<'bound> {
     condition: Atomic<u32>,
     // Has a signal while nobody changes the condition.
     recovery: Pin<KBox<Event>>,
+    // How many commands that open a session are under way.
+    opens: Atomic<u32>,
+    // How often the device was reset.
+    resets: Atomic<u32>,
+    // Has a signal while nobody flushes sessions.
+    flushing: Pin<KBox<Event>>,
+    // Held while orphaned commands are released: a reset has to wait for that to end.
+    releasing: Pin<KBox<Mutex<()>>>,
     // Last: the function stays enabled until all that uses it is gone.
     enabled: Enabled<'bound>,
 }
@@ -186,9 +194,14 @@ impl<'bound> Ctrl<'bound> {
             // CAST: The discriminants are those of the word.
             condition: Atomic::new(Condition::Running as u32),
             recovery: KBox::pin_init(Event::new(), GFP_KERNEL)?,
+            opens: Atomic::new(0),
+            resets: Atomic::new(0),
+            flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,
+            releasing: KBox::pin_init(new_mutex!((), "azihsm_releasing"), GFP_KERNEL)?,
             enabled,
         };
         this.recovery.signal();
+        this.flushing.signal();
         this.admin.add(
             dev.as_ref(),
             QueueId::ADMIN,
@@ -200,6 +213,7 @@ impl<'bound> Ctrl<'bound> {
         this.enable()?;
         let found = this.identify()?;
         this.gcm_unaligned = found.gcm_unaligned;
+        *this.info.lock() = found.info;
         this.allocate(&found)?;
         Ok(this)
     }
@@ -274,8 +288,8 @@ impl<'bound> Ctrl<'bound> {
             .gcm_unaligned()
             .inspect_err(|failure| dev_err!(dev, "cannot read the features: {failure}\n"))?;
 
-        *self.info.lock() = device_info(dev, &identify);
         Ok(Found {
+            info: device_info(dev, &identify),
             hsm_queues,
             aes_queues,
             gcm_unaligned,
@@ -330,6 +344,7 @@ impl<'bound> Ctrl<'bound> {
     fn create_queues(&self) -> Result {
         fn create<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) -> Result {
             for queue in pool.queues() {
+                ctrl.check_not_gone()?;
                 ctrl.sender().create(queue).inspect_err(|failure| {
                     let id = queue.id().get();
                     dev_err!(ctrl.dev(), "cannot create queue {id}: {failure}\n");
@@ -339,6 +354,15 @@ impl<'bound> Ctrl<'bound> {
         }
         create(self, &self.hsm)?;
         create(self, &self.aes)
+    }
+
+    /// Turns users away for good, and flushes the sessions of those who had one.
+    pub(crate) fn retire(&self) {
+        self.set_condition(Condition::Gone);
+        if self.wait_for_opens() {
+            // Nobody can get a number that is free now.
+            self.flush_each(|_| true);
+        }
     }
 
     /// Stops the device for good and ends what is under way, without a result. May be called more
@@ -412,7 +436,7 @@ impl<'bound> Ctrl<'bound> {
         }
         .start();
         loop {
-            match wait.wait(&self.recovery, RESET_SLICE) {
+            match wait.wait(&self.recovery, SLICE) {
                 Waited::Done => break,
                 Waited::TimedOut if wait.is_over() => return Err(ResetFailure::Busy),
                 Waited::TimedOut => {}
@@ -425,7 +449,11 @@ impl<'bound> Ctrl<'bound> {
                 let result = self.shut(how).and_then(|()| self.restart());
                 let condition = match result {
                     Ok(()) => Condition::Running,
-                    Err(_) => Condition::Dead,
+                    Err(_) => {
+                        // It may have started in part.
+                        let _ = self.shut(Stop::Disable);
+                        Condition::Dead
+                    }
                 };
                 self.change_condition(Condition::Recovering, condition);
                 result.map_err(|_| ResetFailure::Failed)
@@ -445,6 +473,7 @@ impl<'bound> Ctrl<'bound> {
         }
         restart(self, &self.admin);
         self.enable()?;
+        self.check_not_gone()?;
         let found = self.identify()?;
         if usize::from(found.hsm_queues) < self.hsm.queues().len()
             || usize::from(found.aes_queues) < self.aes.queues().len()
@@ -456,10 +485,63 @@ impl<'bound> Ctrl<'bound> {
         self.create_queues()?;
         restart(self, &self.hsm);
         restart(self, &self.aes);
+        *self.info.lock() = found.info;
 
-        // A command that was ended may have opened a session.
-        self.flush_unowned();
+        // A command that was ended may have opened a session, or may not have closed one.
+        if self.wait_for_opens() {
+            self.flush_unowned();
+        }
         Ok(())
+    }
+
+    /// Fails if the driver is being unbound, which need not wait for what takes long.
+    fn check_not_gone(&self) -> Result {
+        match self.condition() {
+            Condition::Gone => Err(ENODEV),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a command that opens a session begin. Whoever gets `Ok` must call [`Self::end_open`].
+    ///
+    /// # Errors
+    ///
+    /// The condition, if it is not [`Condition::Running`].
+    pub(crate) fn begin_open(&self) -> Result<(), Condition> {
+        // Fully ordered against the condition, as are the two accesses of whoever changes that and
+        // then waits: either this sees the change or it is waited for.
+        self.opens.fetch_add(1, Full);
+        match self.condition() {
+            Condition::Running => Ok(()),
+            condition => {
+                self.end_open();
+                Err(condition)
+            }
+        }
+    }
+
+    /// Notes that a command that opens a session has ended, and that its descriptor knows.
+    pub(crate) fn end_open(&self) {
+        self.opens.fetch_sub(1, Full);
+    }
+
+    /// Waits, for a second, until no command that opens a session is under way. To be called when
+    /// no more can begin.
+    fn wait_for_opens(&self) -> bool {
+        let wait = Patience {
+            timeout: FLUSH_ALL_TIMEOUT,
+            killable: false,
+        }
+        .start();
+        loop {
+            if self.opens.fetch_add(0, Full) == 0 {
+                return true;
+            }
+            if wait.is_over() {
+                return false;
+            }
+            process::sleep_a_tick();
+        }
     }
 
     /// Returns in which condition the controller is.
@@ -469,7 +551,7 @@ impl<'bound> Ctrl<'bound> {
 
     fn set_condition(&self, to: Condition) {
         // CAST: The discriminants are those of the word.
-        self.condition.store(to as u32, Release);
+        self.condition.xchg(to as u32, Full);
     }
 
     /// Changes the condition, unless it is for good.
@@ -489,6 +571,7 @@ impl<'bound> Ctrl<'bound> {
             }
             again
         }
+        let _releasing = self.releasing.lock();
         let hsm = release(self, &self.hsm);
         let aes = release(self, &self.aes);
         release(self, &self.admin) || hsm || aes
@@ -527,13 +610,63 @@ impl<'bound> Ctrl<'bound> {
         self.gcm_unaligned
     }
 
-    /// Flushes the session `id`, which nobody uses any more.
+    /// Returns how often the device was reset.
+    pub(crate) fn resets(&self) -> u32 {
+        self.resets.load(Acquire)
+    }
+
+    /// Flushes the session `id`, which nobody uses any more, unless the device was reset since
+    /// `resets` was read: the session was flushed then, and may be somebody else's now. If it
+    /// cannot be flushed now this is tried again later.
+    pub(crate) fn flush(&self, id: u16, resets: u32, patience: Patience) {
+        if !self.lock_flushing(patience) {
+            self.orphans().keep(id);
+            return;
+        }
+        if self.resets() == resets {
+            let _ = self.flush_locked(id, patience);
+        }
+        self.flushing.signal();
+    }
+
+    /// Flushes the sessions that nobody has any more. Before somebody opens another, the device
+    /// may have no room for one until this is done.
+    pub(crate) fn flush_orphans(&self, patience: Patience) {
+        if self.orphans().is_empty() || !self.lock_flushing(patience) {
+            return;
+        }
+        let mut ids = self.orphans().take();
+        for id in ids.by_ref() {
+            if self.flush_locked(id, patience).is_err() {
+                break;
+            }
+        }
+        for id in ids {
+            self.orphans().keep(id);
+        }
+        self.flushing.signal();
+    }
+
+    /// Waits until nobody flushes sessions, and keeps others from doing so until
+    /// `self.flushing.signal()`.
+    fn lock_flushing(&self, patience: Patience) -> bool {
+        let wait = patience.start();
+        loop {
+            match wait.wait(&self.flushing, SLICE) {
+                Waited::Done => return true,
+                Waited::TimedOut if !wait.is_over() => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Flushes the session `id`, by whoever has locked flushing.
     ///
     /// # Errors
     ///
-    /// See [`Lost`]. A flush that was not sent is tried again later; one that may still happen is
-    /// not, as the number may be somebody else's by then.
-    pub(crate) fn flush(&self, id: u16, patience: Patience) -> Result<(), Lost> {
+    /// See [`Lost`]. A flush that was not sent is tried again later; one that was is not, as the
+    /// number may be somebody else's by then.
+    fn flush_locked(&self, id: u16, patience: Patience) -> Result<(), Lost> {
         let flushed = self
             .hsm
             .take(&self.doorbells, patience)
@@ -546,7 +679,7 @@ impl<'bound> Ctrl<'bound> {
                 Ok(())
             }
             Err(lost) => {
-                if !lost.may_happen() {
+                if !lost.was_sent() {
                     self.orphans().keep(id);
                 }
                 Err(lost)
@@ -554,44 +687,29 @@ impl<'bound> Ctrl<'bound> {
         }
     }
 
-    /// Flushes the sessions that nobody has any more. Before somebody opens another, the device
-    /// may have no room for one until this is done.
-    pub(crate) fn flush_orphans(&self, patience: Patience) {
-        if self.orphans().is_empty() {
-            return;
-        }
-        let mut ids = self.orphans().take();
-        for id in ids.by_ref() {
-            if self.flush(id, patience).is_err() {
-                break;
-            }
-        }
-        for id in ids {
-            self.orphans().keep(id);
-        }
-    }
-
-    /// Flushes all sessions, whether the device has them or not, when they are about to lose their
-    /// owners.
-    pub(crate) fn flush_all(&self) {
-        self.flush_each(|_| true);
-    }
-
-    /// Flushes all sessions but those that descriptors have.
+    /// Flushes all sessions but those that descriptors have. Nobody may be opening one.
     fn flush_unowned(&self) {
         self.flush_each(|id| !self.orphans().is_owned(id));
     }
 
+    /// Flushes all sessions that `which` says, whether the device has them or not.
     fn flush_each(&self, which: impl Fn(u16) -> bool) {
         let patience = Patience {
             timeout: FLUSH_ALL_TIMEOUT,
             killable: false,
         };
+        if !self.lock_flushing(patience) {
+            return;
+        }
+        // Orphans are among those that nobody has, and who wanted to flush one need not any more.
+        drop(self.orphans().take());
+        self.resets.fetch_add(1, Full);
         for id in 0..hsm::MAX_SESSIONS {
-            if which(id) && self.flush(id, patience).is_err() {
+            if which(id) && self.flush_locked(id, patience).is_err() {
                 break;
             }
         }
+        self.flushing.signal();
     }
 
     /// Says in the log what is there now.
@@ -617,6 +735,7 @@ impl Drop for StopOnDrop {
 
 /// What a controller has.
 struct Found {
+    info: uapi::DevInfo,
     hsm_queues: u16,
     aes_queues: u16,
     gcm_unaligned: bool,

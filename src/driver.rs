@@ -78,7 +78,7 @@ impl sys::pci::Driver for Azihsm {
 
     fn unbind(ctrl: &Ctrl<'_>, service: &Service) {
         service.node.remove();
-        ctrl.flush_all();
+        ctrl.retire();
         ctrl.stop();
     }
 

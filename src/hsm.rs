@@ -40,7 +40,7 @@ pub(crate) struct Hsm;
 impl Class for Hsm {
     type Sqe = Sqe;
     type Cqe = [u64; 2];
-    type Token = Option<Token>;
+    type Token = Held;
 
     // Two pages for the request, two for the response.
     const SLOT_BYTES: usize = 4 * SZ_4K;
@@ -54,13 +54,30 @@ impl Class for Hsm {
         (cqe[1] >> 32) as u16
     }
 
-    fn orphaned(orphans: &Arc<Orphans>, cqe: &[u64; 2]) {
+    fn orphaned(orphans: &Arc<Orphans>, cqe: &[u64; 2], held: Held) {
         let Completion { status, report, .. } = Completion::from(cqe);
-        let opened = report.opened(status).map(|session| session.id);
-        if let Some(id) = opened.or_else(|| report.left_open(status)) {
+        let orphan = match held {
+            Held::Closing(id) if report.has_closed(id) => None,
+            Held::Closing(id) => Some(id),
+            _ => report
+                .opened(status)
+                .map(|session| session.id)
+                .or_else(|| report.left_open(status)),
+        };
+        if let Some(id) = orphan {
             orphans.add(id);
         }
     }
+}
+
+/// What goes with a HSM command for as long as the device has it.
+pub(crate) enum Held {
+    /// Nothing.
+    Nothing,
+    /// The session that it uses.
+    User(#[expect(dead_code, reason = "dropping it is what it is for")] Token),
+    /// The number of the session that it closes.
+    Closing(u16),
 }
 
 /// A submission queue entry (5.1). Addresses are not aligned to their size.
@@ -175,7 +192,7 @@ impl<'a> Command<'a> {
     pub(crate) fn run(
         mut self,
         header: &Header,
-        token: Option<Token>,
+        held: Held,
         patience: Patience,
     ) -> Result<(Self, Completion), Lost> {
         let request = self.owned.buffer().dma_address();
@@ -212,7 +229,7 @@ impl<'a> Command<'a> {
 
         // Unless it says so the device may have written anything.
         self.owned.soil_response(SZ_4K);
-        let (mut owned, cqe) = self.owned.run(sqe, token, patience)?;
+        let (mut owned, cqe) = self.owned.run(sqe, held, patience)?;
         let mut completion = Completion::from(&cqe);
         if completion.status == 0 {
             owned.soil_response(usize::from(completion.len));
@@ -237,7 +254,7 @@ impl<'a> Command<'a> {
             id,
             id_valid: true,
         };
-        let (_, completion) = self.run(&header, None, patience)?;
+        let (_, completion) = self.run(&header, Held::Nothing, patience)?;
         Ok(completion)
     }
 

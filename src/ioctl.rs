@@ -128,18 +128,17 @@ impl FileOps for File {
         let Some(session) = self.record.lock().session() else {
             return;
         };
-        self.orphans.set_owned(session.id, false);
-        if !self.users.close(session.id) {
-            return;
-        }
-        // Without the device there is nobody to tell; if it is only slow, the session has become
-        // an orphan.
+        // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
             let patience = Patience {
                 killable: false,
                 ..ctrl.patience()
             };
-            let _ = ctrl.flush(session.id, patience);
+            let resets = ctrl.resets();
+            self.orphans.lose_owner(session.id);
+            if self.users.close(session.id) {
+                ctrl.flush(session.id, resets, patience);
+            }
             Ok(())
         });
     }
@@ -172,8 +171,8 @@ impl From<Lost> for Failure {
 }
 
 /// Checks that the controller takes commands; `not_ready` is the extended status if it is dead.
-fn check_condition(ctrl: &Ctrl<'_>, not_ready: u32) -> Result<(), Failure> {
-    match ctrl.condition() {
+fn check_condition(condition: Condition, not_ready: u32) -> Result<(), Failure> {
+    match condition {
         Condition::Running => Ok(()),
         Condition::Recovering => Err(Failure::new(EAGAIN, uapi::EXT_RECOVERING)),
         Condition::Dead => Err(Failure::new(EAGAIN, not_ready)),
@@ -183,15 +182,15 @@ fn check_condition(ctrl: &Ctrl<'_>, not_ready: u32) -> Result<(), Failure> {
 
 /// A HSM command that has no completion.
 struct NotCompleted {
-    /// Whether the device may still carry it out.
-    may_happen: bool,
+    /// Whether the device may have carried it out, or may do so still.
+    was_sent: bool,
     failure: Failure,
 }
 
 impl From<Failure> for NotCompleted {
     fn from(failure: Failure) -> Self {
         Self {
-            may_happen: false,
+            was_sent: false,
             failure,
         }
     }
@@ -200,7 +199,7 @@ impl From<Failure> for NotCompleted {
 impl From<Lost> for NotCompleted {
     fn from(lost: Lost) -> Self {
         Self {
-            may_happen: lost.may_happen(),
+            was_sent: lost.was_sent(),
             failure: lost.into(),
         }
     }
@@ -317,14 +316,27 @@ impl File {
 
     fn hsm_run(&self, ctrl: &Ctrl<'_>, cmd: &mut HsmCmd) -> Result<(), Failure> {
         let input = &cmd.input;
-        check_condition(ctrl, uapi::EXT_HSM_NOT_READY)?;
+        check_condition(ctrl.condition(), uapi::EXT_HSM_NOT_READY)?;
         check_hsm(input)?;
 
         let flow = Flow::of(input.session.flags);
-        let token = self.admit(flow, &input.session)?;
-        let sent = self.hsm_send(ctrl, input, flow, token);
-
-        let (command, completion) = self.conclude(ctrl, flow, sent)?;
+        let held = self.admit(flow, &input.session)?;
+        let concluded = match flow {
+            Flow::Open => {
+                let begun = ctrl.begin_open();
+                let sent = begun
+                    .or_else(|condition| check_condition(condition, uapi::EXT_HSM_NOT_READY))
+                    .map_err(NotCompleted::from)
+                    .and_then(|()| self.hsm_send(ctrl, input, flow, held));
+                let concluded = self.conclude(flow, sent);
+                if begun.is_ok() {
+                    ctrl.end_open();
+                }
+                concluded
+            }
+            _ => self.conclude(flow, self.hsm_send(ctrl, input, flow, held)),
+        };
+        let (command, completion) = concluded?;
 
         let len = u32::from(completion.len).min(input.dst_len);
         cmd.out.status = u32::from(completion.status);
@@ -339,7 +351,6 @@ impl File {
     /// Takes note of what became of a command, which was admitted.
     fn conclude<'a>(
         &self,
-        ctrl: &Ctrl<'_>,
         flow: Flow,
         sent: Result<(hsm::Command<'a>, hsm::Completion), NotCompleted>,
     ) -> Result<(hsm::Command<'a>, hsm::Completion), Failure> {
@@ -350,11 +361,8 @@ impl File {
                 record.completed(flow, completion.status, &completion.report);
                 Ok((command, completion))
             }
-            Err(NotCompleted {
-                may_happen,
-                failure,
-            }) => {
-                if may_happen {
+            Err(NotCompleted { was_sent, failure }) => {
+                if was_sent {
                     record.lost(flow);
                 } else {
                     record.not_sent(flow);
@@ -364,23 +372,27 @@ impl File {
         };
         let after = record.id();
         if before != after {
-            if let Some(id) = before {
-                ctrl.orphans().set_owned(id, false);
-            }
             if let Some(id) = after {
-                ctrl.orphans().set_owned(id, true);
+                self.orphans.gain_owner(id);
+            }
+            if let Some(id) = before {
+                self.orphans.lose_owner(id);
             }
         }
         result
     }
 
-    /// Checks that a command fits the session of the descriptor, and makes it a user of that.
-    fn admit(&self, flow: Flow, session: &uapi::Session) -> Result<Option<Token>, Failure> {
+    /// Checks that a command fits the session of the descriptor, and returns what it is to hold.
+    fn admit(&self, flow: Flow, session: &uapi::Session) -> Result<hsm::Held, Failure> {
         let id = (session.flags & uapi::SESSION_ID_VALID != 0).then_some(session.id);
         let mut record = self.record.lock();
 
         record.admit(flow, id).map_err(Failure::invalid)?;
-        Ok((flow == Flow::InSession).then(|| self.users.token()))
+        Ok(match flow {
+            Flow::InSession => hsm::Held::User(self.users.token()),
+            Flow::Close => hsm::Held::Closing(session.id),
+            Flow::None | Flow::Open => hsm::Held::Nothing,
+        })
     }
 
     fn hsm_send<'a>(
@@ -388,7 +400,7 @@ impl File {
         ctrl: &'a Ctrl<'a>,
         input: &HsmIn,
         flow: Flow,
-        token: Option<Token>,
+        held: hsm::Held,
     ) -> Result<(hsm::Command<'a>, hsm::Completion), NotCompleted> {
         let patience = ctrl.patience();
         match flow {
@@ -421,7 +433,7 @@ impl File {
             },
             id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
         };
-        Ok(command.run(&header, token, patience)?)
+        Ok(command.run(&header, held, patience)?)
     }
 
     /// Waits until no command uses the session any more, which is about to be closed.
@@ -475,7 +487,7 @@ impl File {
 
     fn aes_run(&self, ctrl: &Ctrl<'_>, cmd: &mut AesCmd, cipher: u8) -> Result<(), Failure> {
         let input = &cmd.input;
-        check_condition(ctrl, uapi::EXT_AES_DEVICE)?;
+        check_condition(ctrl.condition(), uapi::EXT_AES_DEVICE)?;
         if ctrl.aes().queues().is_empty() {
             return Err(Failure::invalid(uapi::EXT_AES_NO_QUEUES));
         }

@@ -40,9 +40,11 @@ use crate::{
 /// See the [module](self).
 #[pin_data]
 pub(crate) struct Orphans {
-    // Bits by session identifier: nobody has it; a descriptor has it.
+    // A bit by session identifier: nobody has it.
     ids: Atomic<u64>,
-    owned: Atomic<u64>,
+    // By session identifier: how many descriptors have it. It may be two for a moment, when one
+    // has just closed it.
+    owners: [Atomic<u32>; Orphans::MAX_IDS as usize],
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
@@ -101,7 +103,7 @@ impl Orphans {
         Arc::pin_init(
             pin_init!(Self {
                 ids: Atomic::new(0),
-                owned: Atomic::new(0),
+                owners: [const { Atomic::new(0) }; Orphans::MAX_IDS as usize],
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -136,27 +138,25 @@ impl Orphans {
         }
     }
 
-    /// Notes that a descriptor has the session `id`, or has it no more.
-    pub(crate) fn set_owned(&self, id: u16, owned: bool) {
-        if id >= Self::MAX_IDS {
-            return;
+    /// Notes that a descriptor has the session `id`.
+    pub(crate) fn gain_owner(&self, id: u16) {
+        if let Some(owners) = self.owners.get(usize::from(id)) {
+            owners.fetch_add(1, Full);
         }
-        let change = |ids: u64| {
-            if owned {
-                ids | 1 << id
-            } else {
-                ids & !(1 << id)
-            }
-        };
-        let mut ids = self.owned.load(Relaxed);
-        while let Err(now) = self.owned.cmpxchg(ids, change(ids), Full) {
-            ids = now;
+    }
+
+    /// Notes that a descriptor does not have the session `id` any more.
+    pub(crate) fn lose_owner(&self, id: u16) {
+        if let Some(owners) = self.owners.get(usize::from(id)) {
+            owners.fetch_sub(1, Full);
         }
     }
 
     /// Returns whether a descriptor has the session `id`.
     pub(crate) fn is_owned(&self, id: u16) -> bool {
-        id < Self::MAX_IDS && self.owned.load(Relaxed) & 1 << id != 0
+        self.owners
+            .get(usize::from(id))
+            .is_some_and(|owners| owners.load(Relaxed) != 0)
     }
 
     /// Returns whether there are none.

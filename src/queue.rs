@@ -103,8 +103,8 @@ pub(crate) trait Class: Send + Sync + 'static {
     /// Returns the command identifier of a completion queue entry.
     fn cid(cqe: &Self::Cqe) -> u16;
 
-    /// Called with the completion of a command whose waiter has left.
-    fn orphaned(orphans: &Arc<Orphans>, cqe: &Self::Cqe);
+    /// Called with the completion of a command whose waiter has left, and what went with it.
+    fn orphaned(orphans: &Arc<Orphans>, cqe: &Self::Cqe, token: Self::Token);
 }
 
 /// How a waiter finds out that its command has completed.
@@ -412,9 +412,8 @@ impl<C: Class> QueuePair<C> {
         let _ = slot.buffer().clear(0, C::SLOT_BYTES);
         self.abandoned.fetch_sub(1, Relaxed);
         self.free(slot, tag);
-        drop(token);
-        if verdict == Verdict::Completed {
-            C::orphaned(&self.orphans, &cqe);
+        if let (Verdict::Completed, Some(token)) = (verdict, token) {
+            C::orphaned(&self.orphans, &cqe, token);
         }
     }
 
@@ -552,9 +551,9 @@ pub(crate) enum Lost {
 }
 
 impl Lost {
-    /// Returns whether the device may still carry the command out.
-    pub(crate) fn may_happen(self) -> bool {
-        matches!(self, Lost::TimedOut | Lost::Killed)
+    /// Returns whether the device may have carried the command out, or may do so still.
+    pub(crate) fn was_sent(self) -> bool {
+        matches!(self, Lost::TimedOut | Lost::Killed | Lost::Halted)
     }
 }
 
@@ -663,6 +662,7 @@ impl<C: Class> Owned<'_, C> {
         match self.slot.collect(cqe.as_mut()) {
             Verdict::Completed => Ok((self, cqe)),
             Verdict::Halted => Err(Lost::Halted),
+            Verdict::NotSent => Err(Lost::Refused),
         }
     }
 
@@ -673,9 +673,9 @@ impl<C: Class> Owned<'_, C> {
             if waited != Waited::TimedOut {
                 return waited;
             }
-            // An interrupt may have been lost, or a call of the pump.
-            self.pump();
         }
+        // An interrupt may have been lost, or a call of the pump.
+        self.pump();
         self.queue.reap(self.doorbells);
         if self.slot.done().try_wait() {
             return Waited::Done;
@@ -763,8 +763,12 @@ impl<C: Class> Pool<C> {
                     Waited::TimedOut if wait.is_over() || self.is_halted() => {
                         break Waited::TimedOut;
                     }
-                    // Those who hold the slots look for lost interrupts.
-                    Waited::TimedOut => {}
+                    // Nobody may be waiting for those who hold the slots.
+                    Waited::TimedOut => {
+                        for queue in &self.queues {
+                            queue.reap(doorbells);
+                        }
+                    }
                     waited => break waited,
                 }
             })

@@ -232,12 +232,18 @@ impl<'bound> Registers<'bound> {
     /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
     fn wait_ready(&self, ready: bool) -> Result {
         let timeout = self.ready_timeout()?;
+        let is_over = |csts: &CSTS| csts.into_raw() == ALL_ONES || csts.rdy() == ready;
         let csts = read_poll_timeout(
             || Ok(self.bar.read(CSTS)),
-            |csts| csts.into_raw() == ALL_ONES || csts.rdy() == ready,
+            is_over,
             Delta::from_millis(1),
             timeout,
-        )?;
+        )
+        .or_else(|error| {
+            // This task may have been kept from looking in time.
+            let csts = self.bar.read(CSTS);
+            is_over(&csts).then_some(csts).ok_or(error)
+        })?;
         match csts.into_raw() {
             ALL_ONES => Err(ENODEV),
             _ if ready && csts.cfs() => Err(EIO),
@@ -283,10 +289,11 @@ impl<'bound> Registers<'bound> {
         if cc.into_raw() == ALL_ONES {
             return Err(ENODEV);
         }
-        match how {
-            Stop::Reset => self.bar.write_reg(NSSR::from_raw(NSSR_SIGNATURE)),
-            Stop::Disable if cc.en() => self.bar.write_reg(cc.with_en(false)),
-            Stop::Disable => {}
+        // A reset of a controller that is not ready would come later, whatever it is by then.
+        if how == Stop::Reset && self.bar.read(CSTS).rdy() {
+            self.bar.write_reg(NSSR::from_raw(NSSR_SIGNATURE));
+        } else if cc.en() {
+            self.bar.write_reg(cc.with_en(false));
         }
         self.wait_ready(false)
     }

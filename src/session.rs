@@ -83,6 +83,11 @@ impl Report {
         }
     }
 
+    /// Returns whether a command has closed the session `id`.
+    pub(crate) fn has_closed(&self, id: u16) -> bool {
+        self.flow == Flow::Close && self.id == Some(id) && self.closed
+    }
+
     /// Returns the session that a command should have closed but has not.
     pub(crate) fn left_open(&self, status: u16) -> Option<u16> {
         match self {
@@ -149,9 +154,7 @@ impl Record {
                 };
             }
             (Flow::Close, Record::Closing(session)) => {
-                let closed =
-                    report.flow == Flow::Close && report.id == Some(session.id) && report.closed;
-                *self = if closed {
+                *self = if report.has_closed(session.id) {
                     Record::Empty
                 } else {
                     Record::Open(session)
@@ -170,8 +173,9 @@ impl Record {
         }
     }
 
-    /// Takes note of a command that was sent and has no completion yet. If one comes, and says
-    /// that a session was opened or not closed, that is an orphan.
+    /// Takes note of a command that was sent and has no completion. If one comes, and says that a
+    /// session was opened or not closed, that is an orphan; if none can come, because the device
+    /// was reset, the session is flushed with those that nobody has.
     pub(crate) fn lost(&mut self, flow: Flow) {
         if matches!(flow, Flow::Open | Flow::Close) {
             *self = Record::Empty;

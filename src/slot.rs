@@ -106,11 +106,24 @@ impl State {
 
 /// Why a command ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
 pub(crate) enum Verdict {
     /// The device completed it; the completion queue entry was copied.
-    Completed,
-    /// The queue was halted.
+    Completed = 0,
+    /// The queue was halted while the device had it.
     Halted,
+    /// The queue was halted before the device had it.
+    NotSent,
+}
+
+impl From<u32> for Verdict {
+    fn from(word: u32) -> Self {
+        match word {
+            0 => Verdict::Completed,
+            1 => Verdict::Halted,
+            _ => Verdict::NotSent,
+        }
+    }
 }
 
 /// What became of an attempt to end a command.
@@ -132,7 +145,7 @@ const CQE_WORDS: usize = 8;
 #[pin_data]
 pub(crate) struct Slot<T> {
     state: Atomic<u32>,
-    verdict: Atomic<bool>,
+    verdict: Atomic<u32>,
     cqe: [Atomic<u64>; CQE_WORDS],
     #[pin]
     done: Event,
@@ -152,7 +165,7 @@ impl<T: Unpin> Slot<T> {
             pin_init!(Self {
                 // CAST: The discriminants are those of the word.
                 state: Atomic::new(Phase::Free as u32),
-                verdict: Atomic::new(false),
+                verdict: Atomic::new(0),
                 cqe: [const { Atomic::new(0) }; CQE_WORDS],
                 done <- Event::new(),
                 left_behind <- new_mutex!(None, "azihsm_left_behind"),
@@ -236,7 +249,13 @@ impl<T: Unpin> Slot<T> {
                 to.store(*word, Relaxed);
             }
         }
-        self.verdict.store(cqe.is_some(), Relaxed);
+        let verdict = match (cqe, from) {
+            (Some(_), _) => Verdict::Completed,
+            (None, Phase::Queued) => Verdict::NotSent,
+            (None, _) => Verdict::Halted,
+        };
+        // CAST: The discriminants are those of the word.
+        self.verdict.store(verdict as u32, Relaxed);
 
         // At most twice: the only other change that can happen is that the waiter leaves.
         while let Err(now) = self.exchange(state, state.with(Phase::Done)) {
@@ -286,13 +305,13 @@ impl<T: Unpin> Slot<T> {
         let state = self.load().with(Phase::Owned);
         self.state.store(state.0, Relaxed);
 
-        if !self.verdict.load(Relaxed) {
-            return Verdict::Halted;
+        let verdict = Verdict::from(self.verdict.load(Relaxed));
+        if verdict == Verdict::Completed {
+            for (word, from) in cqe.iter_mut().zip(&self.cqe) {
+                *word = from.load(Relaxed);
+            }
         }
-        for (word, from) in cqe.iter_mut().zip(&self.cqe) {
-            *word = from.load(Relaxed);
-        }
-        Verdict::Completed
+        verdict
     }
 
     /// -> Free, by the owner, before giving the tag back.

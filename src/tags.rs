@@ -164,12 +164,15 @@ impl Permits {
         if waited == Waited::Done {
             return Ok(());
         }
-        // INVARIANT: One waiter less is without a signal.
-        if self.free.fetch_add(1, Full) < 0 {
-            return Err(waited);
+        let mut free = self.free.load(Relaxed);
+        while free < 0 {
+            // INVARIANT: One waiter less is without a signal.
+            match self.free.cmpxchg(free, free + 1, Full) {
+                Ok(_) => return Err(waited),
+                Err(now) => free = now,
+            }
         }
-        // All waiters had been sent a signal, so one is for us. Take it: that is as well.
-        self.free.fetch_sub(1, Full);
+        // All waiters have been sent a signal, so one is for us. Take it: that is as well.
         while self.handed_over.wait(FOREVER) != Waited::Done {}
         Ok(())
     }

@@ -60,6 +60,9 @@ impl<'bound> Enabled<'bound> {
         // SAFETY: A `Probing` exists only while the function is being probed. Its users of the DMA
         // API come after this.
         unsafe { dev.dma_set_mask_and_coherent(DmaMask::new::<64>()) }?;
+
+        // SAFETY: As above.
+        unsafe { dev.dma_set_max_seg_size(u32::MAX) };
         Ok(this)
     }
 

@@ -56,7 +56,7 @@ impl UserMemory {
     /// # Errors
     ///
     /// `EFAULT` if it is not memory that can be read, or written if `direction` is from the
-    /// device; `ENOMEM`; `EINVAL` if `len` is 0; `EIO` if it cannot be mapped.
+    /// device; `ENOMEM`, also if it cannot be mapped; `EINVAL` if `len` is 0.
     pub(crate) fn new(
         dev: &Device<Bound>,
         address: UserPtr,
@@ -83,6 +83,11 @@ impl UserMemory {
         };
         this.pin(address - offset)?;
 
+        // SAFETY: The device is bound.
+        let max_part = unsafe { bindings::dma_max_mapping_size(this.raw_dev()) };
+        // Whole pages, as `sg_alloc_table_from_pages_segment()` wants it.
+        let max_part = u32::try_from(max_part).unwrap_or(u32::MAX) & !(SZ_4K as u32 - 1);
+
         // SAFETY: All of `pages` are pages now, and hold `len` bytes at `offset`.
         // INVARIANT: If this fails the table stays empty.
         to_result(unsafe {
@@ -93,7 +98,7 @@ impl UserMemory {
                 // CAST: Less than a page.
                 offset as u32,
                 len,
-                u32::MAX,
+                max_part,
                 bindings::GFP_KERNEL,
             )
         })?;
@@ -101,7 +106,8 @@ impl UserMemory {
         // SAFETY: The device is bound, and the table is one.
         to_result(unsafe {
             bindings::dma_map_sgtable(this.raw_dev(), &mut this.table, direction.into(), 0)
-        })?;
+        })
+        .map_err(|_| ENOMEM)?;
         // INVARIANT: It is mapped.
         this.is_mapped = true;
         Ok(this)
