@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Devices that misbehave.
+
+use crate::check_eq;
+use crate::runner::Env;
+use crate::runner::Test;
+use crate::scene::HsmScene;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::hsm;
+use azihsm_guest::kmsg::KernelLog;
+use azihsm_guest::pci;
+use azihsm_uapi::abi::ext;
+use azihsm_uapi::hsm_nodes;
+use azihsm_uapi::Device;
+use azihsm_uapi::Errno;
+use azihsm_uapi::Error;
+use azihsm_uapi::Flow;
+use serde_json::json;
+use serde_json::Value;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long a command may take before the driver gives it up.
+const TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What the driver may say about a device that does not answer, or oddly.
+const ODD: &[&str] = &["azihsm"];
+
+/// One way for the device to make a probe fail.
+struct Broken {
+    name: &'static str,
+    faults: fn() -> Vec<Value>,
+    /// How long the failure may take.
+    patience: u64,
+}
+
+const BROKEN: &[Broken] = &[
+    Broken {
+        name: "never-ready",
+        faults: || vec![json!({ "fault": "stuck_enable" })],
+        patience: 5,
+    },
+    Broken {
+        name: "enable-fails",
+        faults: || vec![json!({ "fault": "fail_enable" })],
+        patience: 5,
+    },
+    Broken {
+        name: "no-admin-queue",
+        faults: || vec![json!({ "fault": "dead_admin_queue" })],
+        patience: 45,
+    },
+    Broken {
+        name: "identify-refused",
+        faults: || vec![json!({ "fault": "status", "class": "admin", "opcode": 6, "status": 2 })],
+        patience: 10,
+    },
+    Broken {
+        name: "hsm-sq-entry-size",
+        faults: || vec![json!({ "fault": "identify", "offset": 77, "data": "77" })],
+        patience: 10,
+    },
+    Broken {
+        name: "hsm-cq-entry-size",
+        faults: || vec![json!({ "fault": "identify", "offset": 78, "data": "45" })],
+        patience: 10,
+    },
+    Broken {
+        name: "aes-sq-entry-size",
+        faults: || vec![json!({ "fault": "identify", "offset": 83, "data": "76" })],
+        patience: 10,
+    },
+    Broken {
+        name: "aes-cq-entry-size",
+        faults: || vec![json!({ "fault": "identify", "offset": 84, "data": "60" })],
+        patience: 10,
+    },
+    Broken {
+        name: "first-cq-refused",
+        faults: || {
+            vec![json!({ "fault": "status", "class": "admin", "opcode": 5, "status": 0x108 })]
+        },
+        patience: 10,
+    },
+    Broken {
+        name: "last-cq-refused",
+        faults: || {
+            vec![json!({
+                "fault": "status", "class": "admin", "opcode": 5, "status": 0x108, "skip": 5,
+            })]
+        },
+        patience: 10,
+    },
+    Broken {
+        name: "first-sq-refused",
+        faults: || {
+            vec![json!({ "fault": "status", "class": "admin", "opcode": 1, "status": 0x102 })]
+        },
+        patience: 10,
+    },
+    Broken {
+        name: "last-sq-refused",
+        faults: || {
+            vec![json!({
+                "fault": "status", "class": "admin", "opcode": 1, "status": 0x102, "skip": 5,
+            })]
+        },
+        patience: 10,
+    },
+    Broken {
+        name: "queue-count-refused",
+        // Whether the driver asks by Get Features or by Set Features.
+        faults: || {
+            let refuse = |opcode| json!({ "fault": "status", "class": "admin", "opcode": opcode, "status": 2 });
+            vec![refuse(9), refuse(10)]
+        },
+        patience: 10,
+    },
+];
+
+/// The tests of this group.
+pub fn tests() -> Vec<Test> {
+    let mut tests = vec![
+        Test::new("fault/dropped-completion-is-aborted", |env: &Env| {
+            dropped(env, "drop_completion")
+        })
+        .takes(6),
+        Test::new("fault/dropped-command-is-aborted", |env: &Env| {
+            dropped(env, "drop_command")
+        })
+        .takes(6),
+        Test::new("fault/others-go-on-meanwhile", others_go_on).takes(7),
+        Test::new("fault/late-completion-is-harmless", late).takes(10),
+        Test::new("fault/late-completion-goes-to-nobody-else", late_and_others).takes(12),
+        Test::new("fault/slow-completion-arrives", slow).takes(6),
+        Test::new("fault/reordered-completions", reordered).takes(2),
+        Test::new("fault/unknown-command-identifier", wrong_cid).takes(6),
+        Test::new("fault/identifier-of-no-command", other_cid).takes(6),
+        Test::new("fault/duplicate-completion", duplicate),
+        Test::new("fault/stale-phase", wrong_phase).takes(6),
+        Test::new("fault/wrong-sq-head", wrong_sqhd),
+        Test::new("fault/spurious-interrupts", spurious).takes(2),
+        Test::new("fault/slow-enable", slow_enable).takes(4),
+        Test::new("fault/session-of-a-late-open-is-flushed", late_open).takes(9),
+        Test::new("fault/probe-all-ones", probe_gone).takes(1),
+    ];
+    for broken in BROKEN {
+        let name = format!("fault/probe-{}", broken.name);
+        let test = Test::new(name, |env: &Env| probe(env, broken));
+        tests.push(if broken.patience > 30 {
+            test.long()
+        } else {
+            test
+        });
+    }
+    tests
+        .into_iter()
+        .map(|test| test.seconds(120).may_warn(ODD).spoils())
+        .collect()
+}
+
+/// One command, with what it returned and how long it took.
+fn command(device: &Device) -> (Result<(), Error>, Duration) {
+    let mut response = [0; 1024];
+    let start = Instant::now();
+    let result = device.hsm_command(Flow::None, &hsm::get_api_rev(), &mut response);
+    (result.map(drop), start.elapsed())
+}
+
+/// Makes sure that commands work, on all queues.
+fn check_well(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    for _ in 0..20 {
+        let (result, time) = command(&device);
+        check_eq!(result, Ok(()), "command");
+        ensure!(time < TIMEOUT / 2, "a command took {time:?}");
+    }
+    Ok(())
+}
+
+fn check_aborted(result: Result<(), Error>, time: Duration) -> Result<()> {
+    let aborted = Error {
+        errno: Errno::AGAIN,
+        ext: ext::ABORTED,
+    };
+    check_eq!(result, Err(aborted), "command without a completion");
+    ensure!(
+        time >= TIMEOUT - Duration::from_millis(100),
+        "given up after {time:?}"
+    );
+    ensure!(time < TIMEOUT * 3, "given up only after {time:?}");
+    Ok(())
+}
+
+fn inject(env: &Env, fault: Value) -> Result<()> {
+    env.control()?.inject(fault)
+}
+
+fn dropped(env: &Env, fault: &str) -> Result<()> {
+    let device = env.open()?;
+    inject(env, json!({ "fault": fault, "class": "hsm", "count": 1 }))?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    check_well(env)
+}
+
+fn others_go_on(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "drop_completion", "class": "hsm", "count": 1 }),
+    )?;
+    thread::scope(|scope| -> Result<()> {
+        let victim = scope.spawn(|| command(&device));
+        thread::sleep(Duration::from_millis(500));
+        for _ in 0..100 {
+            let (result, time) = command(&device);
+            check_eq!(result, Ok(()), "command of another thread");
+            ensure!(time < TIMEOUT / 2, "it took {time:?}");
+        }
+        let (result, time) = victim.join().expect("does not panic");
+        check_aborted(result, time)
+    })
+}
+
+/// The completion arrives after the command was given up.
+fn late(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "delay", "class": "hsm", "count": 1, "ms": 9000 }),
+    )?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    let rest = Duration::from_secs(10).saturating_sub(time);
+    thread::sleep(rest);
+    check_well(env)
+}
+
+/// Commands of another kind take up all slots while the late completion is on
+/// its way.
+fn late_and_others(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "delay", "class": "hsm", "count": 1, "ms": 9000 }),
+    )?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    let device = env.open()?;
+                    while start.elapsed() < Duration::from_secs(5) {
+                        hsm::kind(&device)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
+        threads.into_iter().try_for_each(join)
+    })
+}
+
+fn slow(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    for ms in [100, 1000, 4500] {
+        inject(
+            env,
+            json!({ "fault": "delay", "class": "hsm", "count": 1, "ms": ms }),
+        )?;
+        let (result, time) = command(&device);
+        check_eq!(result, Ok(()), "command that takes {ms} ms");
+        ensure!(time >= Duration::from_millis(ms), "it took {time:?}");
+    }
+    Ok(())
+}
+
+fn reordered(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "reorder", "class": "hsm", "after": 2, "ms": 200 }),
+    )?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|number| {
+                let device = &device;
+                scope.spawn(move || -> Result<()> {
+                    for _ in 0..5 {
+                        // Two kinds, so that a mix-up shows.
+                        if number % 2 == 0 {
+                            hsm::kind(device)?;
+                        } else {
+                            hsm::api_revisions(device)?;
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
+        threads.into_iter().try_for_each(join)
+    })
+}
+
+fn wrong_cid(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "wrong_cid", "class": "hsm", "count": 1 }),
+    )?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    check_well(env)
+}
+
+/// A completion that carries the identifier of a command that does not exist,
+/// although there could be one.
+fn other_cid(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "wrong_cid", "class": "hsm", "count": 1, "cid": 14 }),
+    )?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    check_well(env)
+}
+
+fn duplicate(env: &Env) -> Result<()> {
+    inject(
+        env,
+        json!({ "fault": "duplicate_completion", "class": "hsm", "count": 5 }),
+    )?;
+    let device = env.open()?;
+    for _ in 0..100 {
+        let (result, _) = command(&device);
+        check_eq!(result, Ok(()), "command");
+    }
+    Ok(())
+}
+
+fn wrong_phase(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "wrong_phase", "class": "hsm", "count": 1 }),
+    )?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)
+}
+
+fn wrong_sqhd(env: &Env) -> Result<()> {
+    for sqhd in [0, 15, 16, 0xffff] {
+        inject(
+            env,
+            json!({
+                "fault": "wrong_sqhd", "class": "hsm", "count": 20, "sqhd": sqhd,
+            }),
+        )?;
+        let device = env.open()?;
+        for _ in 0..40 {
+            let (result, _) = command(&device);
+            check_eq!(result, Ok(()), "command");
+        }
+    }
+    Ok(())
+}
+
+fn spurious(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let vectors = u16::try_from(env.vectors)?;
+    for _ in 0..5 {
+        for vector in 0..vectors {
+            inject(
+                env,
+                json!({ "fault": "spurious_interrupt", "vector": vector }),
+            )?;
+        }
+        let (result, _) = command(&device);
+        check_eq!(result, Ok(()), "command");
+    }
+    Ok(())
+}
+
+fn slow_enable(env: &Env) -> Result<()> {
+    inject(
+        env,
+        json!({ "fault": "slow_enable", "ms": 3000, "count": 1 }),
+    )?;
+    let start = Instant::now();
+    let address = env.address()?;
+    pci::unbind(&address)?;
+    pci::bind(&address)?;
+    ensure!(start.elapsed() > Duration::from_secs(2), "it was not slow");
+    check_well(env)
+}
+
+/// The device opens a session after the driver has given up waiting.
+fn late_open(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "delay", "class": "hsm", "count": 1, "ms": 8000 }),
+    )?;
+    let opened = env.control()?.counters()?["sessions_opened"].clone();
+    ensure!(opened.is_u64(), "no counters");
+    let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
+    scene.send_badly(&device, Errno::AGAIN, ext::ABORTED)?;
+    drop(device);
+    let start = Instant::now();
+    // It is late, but it is opened.
+    while env.control()?.counters()?["sessions_opened"] == opened {
+        ensure!(start.elapsed() < TIMEOUT, "no session is opened");
+        thread::sleep(Duration::from_millis(50));
+    }
+    while !env.control()?.sessions()?.is_empty() {
+        ensure!(start.elapsed() < TIMEOUT * 2, "the session is still there");
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Makes sure that binding the driver fails, says why once, and leaves nothing
+/// behind that would make the next attempt fail.
+fn check_probe_fails(env: &Env, address: &str, patience: u64) -> Result<()> {
+    let mut log = KernelLog::end()?;
+    let start = Instant::now();
+    ensure!(pci::bind(address).is_err(), "the driver was bound");
+    let time = start.elapsed();
+    ensure!(time < Duration::from_secs(patience), "it took {time:?}");
+    check_eq!(pci::driver(address), None, "driver");
+    check_eq!(hsm_nodes()?.len(), env.devices - 1, "nodes");
+    let messages = log.read_about_driver()?;
+    let told: Vec<_> = messages
+        .iter()
+        .filter(|message| !message.is_harmless())
+        .collect();
+    check_eq!(told.len(), 1, "lines in the log: {messages:?}");
+    let interrupts = std::fs::read_to_string("/proc/interrupts")?;
+    let left = interrupts
+        .lines()
+        .filter(|line| line.contains("azihsm"))
+        .count();
+    ensure!(env.devices > 1 || left == 0, "{left} interrupts left");
+    Ok(())
+}
+
+/// How long the controller may take to become ready, as it says.
+fn ready_timeout(env: &Env) -> Result<u64> {
+    let state = env.control()?.state()?;
+    let capabilities = state["registers"]["cap"].as_u64().context("no CAP")?;
+    Ok((capabilities >> 24) & 0xff)
+}
+
+fn probe(env: &Env, broken: &Broken) -> Result<()> {
+    let address = env.address()?;
+    pci::unbind(&address)?;
+    // Ready within a second, or not at all.
+    let timeout = ready_timeout(env)?;
+    env.control()?.set("cap_to", &json!(1))?;
+    for fault in (broken.faults)() {
+        inject(env, fault)?;
+    }
+    let result = check_probe_fails(env, &address, broken.patience);
+    env.control()?.clear_faults()?;
+    env.control()?.set("cap_to", &json!(timeout))?;
+    result?;
+    pci::bind(&address).context("second attempt")?;
+    check_well(env)
+}
+
+/// The function answers with all ones, as one that is gone does.
+fn probe_gone(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    pci::unbind(&address)?;
+    inject(env, json!({ "fault": "gone", "on": true }))?;
+    let result = check_probe_fails(env, &address, 15);
+    inject(env, json!({ "fault": "gone", "on": false }))?;
+    result?;
+    pci::bind(&address).context("second attempt")?;
+    check_well(env)
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tests, by what they are about.
+
+mod aes;
+mod fault;
+mod hsm;
+mod info;
+mod life;
+mod load;
+mod node;
+mod reset;
+mod session;
+pub mod unknown;
+
+use crate::runner::Test;
+
+/// All tests.
+pub fn all() -> Vec<Test> {
+    [
+        node::tests(),
+        info::tests(),
+        unknown::tests(),
+        hsm::tests(),
+        session::tests(),
+        aes::tests(),
+        reset::tests(),
+        load::tests(),
+        fault::tests(),
+        life::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the guest's programs share.
+
+#![deny(unsafe_code)]
+
+pub mod control;
+pub mod hsm;
+pub mod kmsg;
+pub mod module;
+pub mod pci;
+pub mod reference;
+pub mod sys;

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The PCI functions, as sysfs shows them.
+
+use anyhow::Context;
+use anyhow::Result;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+const DRIVER: &str = "/sys/bus/pci/drivers/azihsm";
+const VENDOR: &str = "0x1414";
+const DEVICE: &str = "0xc003";
+
+/// Addresses of the functions that the driver is made for, in their order.
+pub fn functions() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(DEVICES)? {
+        let path = entry?.path();
+        let is = |file: &str, value: &str| {
+            fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == value)
+        };
+        if is("vendor", VENDOR) && is("device", DEVICE) {
+            let name = path.file_name().context("entry without a name")?;
+            found.push(name.to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Where sysfs has the function at `address`.
+pub fn directory(address: &str) -> PathBuf {
+    Path::new(DEVICES).join(address)
+}
+
+/// Name of the driver that is bound to the function.
+pub fn driver(address: &str) -> Option<String> {
+    let link = fs::read_link(directory(address).join("driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The address of the function that the node `name` is of.
+pub fn of_node(name: &str) -> Result<String> {
+    let link = fs::read_link(format!("/sys/class/misc/{name}/device"))?;
+    let address = link.file_name().context("link without a name")?;
+    Ok(address.to_string_lossy().into_owned())
+}
+
+fn write(path: PathBuf, text: &str) -> Result<()> {
+    fs::write(&path, text).with_context(|| format!("{text} to {}", path.display()))
+}
+
+/// Binds the driver to the function.
+pub fn bind(address: &str) -> Result<()> {
+    write(Path::new(DRIVER).join("bind"), address)
+}
+
+/// Unbinds the driver from the function.
+pub fn unbind(address: &str) -> Result<()> {
+    write(Path::new(DRIVER).join("unbind"), address)
+}
+
+/// Says which driver alone may be bound to the function; none if empty.
+pub fn set_override(address: &str, driver: &str) -> Result<()> {
+    write(
+        directory(address).join("driver_override"),
+        &format!("{driver}\n"),
+    )
+}
+
+/// Has the kernel look for a driver for the function.
+pub fn probe(address: &str) -> Result<()> {
+    write(PathBuf::from("/sys/bus/pci/drivers_probe"), address)
+}
+
+/// Removes the function from the bus.
+pub fn remove(address: &str) -> Result<()> {
+    write(directory(address).join("remove"), "1")
+}
+
+/// Has the kernel look for functions.
+pub fn rescan() -> Result<()> {
+    write(PathBuf::from("/sys/bus/pci/rescan"), "1")
+}
