@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One virtual machine with its virtual devices.
+
+use crate::control;
+use crate::kernel_log::Scanner;
+use crate::process::Process;
+use anyhow::bail;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::fs;
+use std::fs::File;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Longest path of a socket that the kernel takes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// How long a virtual device may take to open its sockets.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the guest may take until its program says something, and how often
+/// it is started.
+const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+const BOOTS: usize = 3;
+
+/// How many lines of the console are kept to be shown.
+const TAIL: usize = 60;
+
+/// Most devices: each takes one of the two serial ports left.
+pub const MAX_DEVICES: usize = 2;
+
+/// Root port of device `n`, and the chassis and slot it has.
+fn root_port(n: usize) -> String {
+    let number = n + 1;
+    format!("pcie-root-port,id=rp{n},chassis={number},slot={number}")
+}
+
+/// What the machine consists of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Processors.
+    pub smp: usize,
+    /// Whether there is an IOMMU, and the kernel uses it.
+    pub iommu: bool,
+    /// MSI-X vectors of each device.
+    pub vectors: usize,
+    /// Devices.
+    pub devices: usize,
+}
+
+/// The files it is made of.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Kernel that QEMU takes.
+    pub kernel: PathBuf,
+    /// Root file system of the guest.
+    pub initramfs: PathBuf,
+    /// Program of the virtual device.
+    pub vdev: PathBuf,
+}
+
+/// What came out of the machine.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What the guest's program returned, if it ended.
+    pub exit: Option<i32>,
+    /// What went wrong with the machine itself.
+    pub problems: Vec<String>,
+    /// Alarming lines of the kernel log.
+    pub alarms: Vec<String>,
+    /// Rules that the driver broke.
+    pub violations: Vec<String>,
+    /// Last lines of the console.
+    pub tail: VecDeque<String>,
+    /// How long it took until the guest's program said something.
+    pub boot: Option<Duration>,
+    /// How long it all took.
+    pub total: Duration,
+}
+
+/// Which stream of the guest a line came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stream {
+    Console,
+    Results,
+}
+
+/// Runs one machine until it is off, or for `timeout`; `sink` receives the
+/// lines that the guest's program prints.
+///
+/// On a busy host an emulated machine with several processors sometimes hangs
+/// while its kernel starts them, or dies while the kernel changes its own code.
+/// If that was before the program said anything, the driver was not even loaded,
+/// and the machine is started once more.
+pub fn run(
+    files: &Files,
+    config: &Config,
+    dir: &Path,
+    timeout: Duration,
+    mut sink: impl FnMut(&str),
+) -> Result<Outcome> {
+    for _ in 1..BOOTS {
+        let machine = Machine::start(files, config, dir)?;
+        let outcome = machine.watch(dir, timeout, &mut sink)?;
+        if outcome.boot.is_some() {
+            return Ok(outcome);
+        }
+        sink("# the machine did not boot, and is started again");
+    }
+    Machine::start(files, config, dir)?.watch(dir, timeout, &mut sink)
+}
+
+struct Machine {
+    // Dropped first, so that QEMU never talks to a device that is gone.
+    qemu: Process,
+    devices: Vec<Process>,
+    controls: Vec<PathBuf>,
+    lines: Receiver<(Stream, String)>,
+    started: Instant,
+}
+
+impl Machine {
+    fn start(files: &Files, config: &Config, dir: &Path) -> Result<Self> {
+        ensure!(
+            (1..=MAX_DEVICES).contains(&config.devices),
+            "from 1 to {MAX_DEVICES} devices are possible"
+        );
+        let started = Instant::now();
+        let (sender, lines) = mpsc::channel();
+        listen(&dir.join("console"), Stream::Console, sender.clone())?;
+        listen(&dir.join("results"), Stream::Results, sender)?;
+
+        let mut devices = Vec::new();
+        let mut controls = Vec::new();
+        for n in 0..config.devices {
+            let socket = checked(dir.join(format!("device{n}")))?;
+            let control = checked(dir.join(format!("control{n}")))?;
+            let mut command = Command::new(&files.vdev);
+            command
+                .arg("--socket")
+                .arg(&socket)
+                .arg("--control")
+                .arg(&control)
+                .arg("--vectors")
+                .arg(config.vectors.to_string());
+            let name = format!("device {n}");
+            let mut process = Process::start(&name, command, &dir.join(format!("device{n}.log")))?;
+            wait_ready(&mut process, &socket, &control)?;
+            devices.push(process);
+            controls.push(control);
+        }
+        let qemu = Process::start("QEMU", qemu(files, config, dir), &dir.join("qemu.log"))?;
+        Ok(Self {
+            qemu,
+            devices,
+            controls,
+            lines,
+            started,
+        })
+    }
+
+    fn watch(
+        mut self,
+        dir: &Path,
+        timeout: Duration,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<Outcome> {
+        let scanner = Scanner::new();
+        let mut console = File::create(dir.join("console.log"))?;
+        let mut results = File::create(dir.join("results.log"))?;
+        let mut outcome = Outcome::default();
+        let deadline = self.started + timeout;
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(200)) {
+                Ok((Stream::Console, line)) => {
+                    let line = scanner.clean(&line);
+                    writeln!(console, "{line}")?;
+                    // The log is shown once more if the program failed.
+                    if scanner.is_alarming(&line) && !outcome.alarms.contains(&line) {
+                        outcome.alarms.push(line.clone());
+                    }
+                    outcome.tail.push_back(line);
+                    if outcome.tail.len() > TAIL {
+                        outcome.tail.pop_front();
+                    }
+                }
+                Ok((Stream::Results, line)) => {
+                    let line = line.trim_end();
+                    writeln!(results, "{line}")?;
+                    outcome.boot.get_or_insert_with(|| self.started.elapsed());
+                    match line.strip_prefix("# exit ") {
+                        Some(code) => outcome.exit = code.parse().ok(),
+                        None => sink(line),
+                    }
+                }
+                // Both streams have ended, and with them QEMU.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if outcome.boot.is_none() && self.started.elapsed() > BOOT_PATIENCE {
+                outcome
+                    .problems
+                    .push("the machine does not boot".to_owned());
+                break;
+            }
+            if Instant::now() > deadline {
+                let seconds = timeout.as_secs();
+                outcome
+                    .problems
+                    .push(format!("not finished after {seconds} s"));
+                break;
+            }
+            if let Some(problem) = self.device_ended()? {
+                outcome.problems.push(problem);
+                break;
+            }
+        }
+        if outcome.problems.is_empty() {
+            self.settle(&mut outcome)?;
+        }
+        for (n, control) in self.controls.iter().enumerate() {
+            match control::violations(control) {
+                Ok(list) => outcome
+                    .violations
+                    .extend(list.into_iter().map(|rule| format!("device {n}: {rule}"))),
+                Err(error) => outcome.problems.push(format!("device {n}: {error:#}")),
+            }
+        }
+        outcome.total = self.started.elapsed();
+        Ok(outcome)
+    }
+
+    /// Looks at how the machine ended, once it said all it had to say.
+    fn settle(&mut self, outcome: &mut Outcome) -> Result<()> {
+        for _ in 0..100 {
+            if let Some(status) = self.qemu.ended()? {
+                if !status.success() {
+                    outcome.problems.push(format!("QEMU: {status}"));
+                }
+                if outcome.exit.is_none() {
+                    outcome
+                        .problems
+                        .push("the guest stopped before its program did".to_owned());
+                }
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        outcome.problems.push("QEMU does not end".to_owned());
+        Ok(())
+    }
+
+    /// Says so if a device ended while the machine still runs.
+    fn device_ended(&mut self) -> Result<Option<String>> {
+        for device in &mut self.devices {
+            if let Some(status) = device.ended()? {
+                if self.qemu.ended()?.is_none() {
+                    return Ok(Some(format!("{} ended: {status}", device.name())));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Takes one connection at `path` and sends on the lines that arrive.
+fn listen(path: &Path, stream: Stream, sender: Sender<(Stream, String)>) -> Result<()> {
+    let path = checked(path.to_owned())?;
+    if path.exists() {
+        // Of a machine that did not boot.
+        fs::remove_file(&path)?;
+    }
+    let listener = UnixListener::bind(&path).with_context(|| format!("{}", path.display()))?;
+    thread::spawn(move || {
+        let Ok((connection, _)) = listener.accept() else {
+            return;
+        };
+        let mut reader = BufReader::new(connection);
+        let mut line = Vec::new();
+        // An error is the end of the stream as well.
+        while reader
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if sender.send((stream, text)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    Ok(())
+}
+
+/// `path`, if a socket can have it.
+fn checked(path: PathBuf) -> Result<PathBuf> {
+    let length = path.as_os_str().as_bytes().len();
+    ensure!(
+        length <= SOCKET_PATH_MAX,
+        "{} is too long for a socket: give a shorter --work",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn wait_ready(device: &mut Process, socket: &Path, control: &Path) -> Result<()> {
+    let deadline = Instant::now() + DEVICE_PATIENCE;
+    loop {
+        if let Some(status) = device.ended()? {
+            bail!("{} ended at once: {status}", device.name());
+        }
+        if socket.exists() && control.exists() && control::ping(control).is_ok() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{} does not open its sockets",
+            device.name()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The command line of the guest's kernel.
+fn kernel_arguments(config: &Config) -> String {
+    // Warnings and worse go to the console, the rest stays in the log buffer.
+    // An oops ends the run: whatever came after it would mean nothing.
+    let mut arguments = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off \
+         tsc=reliable no_timer_check"
+        .to_owned();
+    if config.iommu {
+        arguments.push_str(" intel_iommu=on");
+    }
+    arguments
+}
+
+fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none"])
+        .args(["-machine", "q35,memory-backend=memory"])
+        .args(["-accel", "tcg", "-cpu", "max"])
+        .args(["-smp", &config.smp.to_string(), "-m", "512M"])
+        // The devices reach the memory of the guest through its descriptor.
+        .args([
+            "-object",
+            "memory-backend-memfd,id=memory,size=512M,share=on",
+        ])
+        .arg("-kernel")
+        .arg(&files.kernel)
+        .arg("-initrd")
+        .arg(&files.initramfs)
+        .args(["-append", &kernel_arguments(config)])
+        // Without this the ports' links report no state, and a bus reset fails.
+        .args([
+            "-global",
+            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+        ]);
+    if config.iommu {
+        command.args(["-device", "intel-iommu,caching-mode=on"]);
+    }
+    let mut ports = vec!["console".to_owned(), "results".to_owned()];
+    ports.extend((0..config.devices).map(|n| format!("control{n}")));
+    for port in &ports {
+        let path = dir.join(port);
+        command
+            .arg("-chardev")
+            .arg(format!(
+                "socket,id={port},server=off,path={}",
+                path.display()
+            ))
+            .args(["-serial", &format!("chardev:{port}")]);
+    }
+    for n in 0..config.devices {
+        let device = json!({
+            "driver": "vfio-user-pci",
+            "id": format!("hsm{n}"),
+            "bus": format!("rp{n}"),
+            "socket": { "type": "unix", "path": dir.join(format!("device{n}")) },
+            // A slow answer must not become all ones.
+            "x-msg-timeout": 60_000,
+        });
+        command
+            .args(["-device", &root_port(n)])
+            .args(["-device", &device.to_string()]);
+    }
+    command
+}
+
+/// An empty directory for the boot called `name`.
+pub fn boot_directory(work: &Path, name: &str) -> Result<PathBuf> {
+    let dir = work.join(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    Ok(dir)
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs the azihsm driver against its virtual device in a virtual machine.
+//!
+//! Everything it starts ends with it: QEMU and the virtual devices are killed
+//! by the kernel if this program dies.
+
+mod control;
+mod initramfs;
+mod kernel;
+mod kernel_log;
+mod machine;
+mod plan;
+mod process;
+mod report;
+mod tap;
+
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use initramfs::Initramfs;
+use machine::Config;
+use machine::Files;
+use plan::Boot;
+use report::Totals;
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+/// Where the guest finds the module.
+const MODULE: &str = "/lib/azihsm.ko";
+
+#[derive(Parser)]
+#[command(about = "Runs the azihsm driver against its virtual device")]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Boots, loads the module, and shows what the driver can do.
+    Demo(Common),
+    /// Runs the guest's tests, in the configuration that the options describe,
+    /// or without any in several at once.
+    Test(Test),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Kernel of the guest, a bzImage or an ELF image.
+    #[arg(long)]
+    kernel: PathBuf,
+    /// The module.
+    #[arg(long)]
+    module: PathBuf,
+    /// Program of the virtual device.
+    #[arg(long)]
+    vdev: PathBuf,
+    /// Directory with the guest's programs.
+    #[arg(long)]
+    programs: PathBuf,
+    /// Directory for logs and sockets; keep it short.
+    #[arg(long, default_value = "/tmp/azihsm-vm")]
+    work: PathBuf,
+    /// Most seconds that one boot may take.
+    #[arg(long, default_value_t = 900)]
+    timeout: u64,
+    /// Statically linked shell and tools of the guest.
+    #[arg(long, default_value = "/bin/busybox")]
+    busybox: PathBuf,
+}
+
+#[derive(Args)]
+struct Test {
+    #[command(flatten)]
+    common: Common,
+    /// Only the tests of this group; may be given more than once.
+    #[arg(long)]
+    group: Vec<String>,
+    /// Only the tests whose name contains this; may be given more than once.
+    #[arg(long)]
+    filter: Vec<String>,
+    /// All tests in all configurations, long ones too.
+    #[arg(long)]
+    full: bool,
+    /// How many machines may run at once.
+    #[arg(long, short, default_value_t = 4)]
+    jobs: usize,
+    /// Processors.
+    #[arg(long)]
+    smp: Option<usize>,
+    /// With an IOMMU.
+    #[arg(long)]
+    iommu: bool,
+    /// MSI-X vectors of each device.
+    #[arg(long)]
+    vectors: Option<usize>,
+    /// Devices.
+    #[arg(long)]
+    devices: Option<usize>,
+}
+
+impl Test {
+    /// The boots that were asked for.
+    fn boots(&self) -> Vec<Boot> {
+        let configured =
+            self.smp.is_some() || self.iommu || self.vectors.is_some() || self.devices.is_some();
+        if !configured && self.group.is_empty() && self.filter.is_empty() {
+            return if self.full {
+                plan::full()
+            } else {
+                plan::everyday()
+            };
+        }
+        vec![Boot {
+            name: "tests",
+            config: Config {
+                smp: self.smp.unwrap_or(2),
+                iommu: self.iommu,
+                vectors: self.vectors.unwrap_or(32),
+                devices: self.devices.unwrap_or(1),
+            },
+            groups: self.group.clone(),
+            filters: self.filter.clone(),
+            part: (0, 1),
+            long: self.full,
+        }]
+    }
+}
+
+/// Copies a module without what only a debugger needs, which is most of it and
+/// makes each load slower.
+fn strip(module: &Path, target: &Path) -> Result<()> {
+    let status = Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .args([target, module])
+        .status()
+        .context("cannot start strip")?;
+    ensure!(status.success(), "strip {}: {status}", module.display());
+    Ok(())
+}
+
+impl Common {
+    /// Prepares what the machine is made of.
+    fn files(&self, dir: &Path, command: &str) -> Result<Files> {
+        let kernel = kernel::prepare(&self.kernel, &self.work)?;
+        let mut initramfs = Initramfs::new(&self.busybox, command)?;
+        initramfs.programs(&self.programs)?;
+        let module = dir.join("azihsm.ko");
+        strip(&self.module, &module)?;
+        initramfs.file(MODULE.trim_start_matches('/'), &module)?;
+        let archive = dir.join("initramfs");
+        initramfs.write(&archive)?;
+        Ok(Files {
+            kernel,
+            initramfs: archive,
+            vdev: self.vdev.clone(),
+        })
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        fs::create_dir_all(&self.work).with_context(|| format!("{}", self.work.display()))
+    }
+}
+
+fn demo(common: &Common) -> Result<bool> {
+    common.prepare()?;
+    let dir = machine::boot_directory(&common.work, "demo")?;
+    let command = format!("/bin/busybox insmod {MODULE} || exit 1\nexec /bin/azihsm-demo\n");
+    let files = common.files(&dir, &command)?;
+    let config = Config {
+        smp: 2,
+        iommu: false,
+        vectors: 32,
+        devices: 1,
+    };
+    let outcome = machine::run(&files, &config, &dir, common.timeout(), |line| {
+        println!("{line}");
+    })?;
+    let complaints = report::complaints(&outcome);
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    let good = complaints.is_empty() && outcome.exit == Some(0);
+    if !good {
+        for line in report::console(&outcome, &dir) {
+            println!("{line}");
+        }
+    }
+    Ok(good)
+}
+
+/// Runs one boot; `show` receives the lines that are there to be read.
+fn run(common: &Common, boot: &Boot, mut show: impl FnMut(&str)) -> Result<Totals> {
+    let dir = machine::boot_directory(&common.work, boot.name)?;
+    let files = common.files(&dir, &boot.command(MODULE))?;
+    let mut results = tap::Results::default();
+    show(&format!("# {}: {}", boot.name, boot.describe()));
+    let outcome = machine::run(&files, &boot.config, &dir, common.timeout(), |line| {
+        results.push(line);
+        show(line);
+    })?;
+    let (totals, lines) = report::of_boot(boot.name, &outcome, &results, &dir);
+    for line in lines {
+        show(&line);
+    }
+    Ok(totals)
+}
+
+/// Runs boots until there are none left.
+///
+/// One that is alone shows its lines as they come, others when they are done.
+fn work(
+    common: &Common,
+    boots: &Mutex<VecDeque<Boot>>,
+    totals: &Mutex<Totals>,
+    alone: bool,
+) -> Result<()> {
+    loop {
+        let next = boots.lock().expect("nobody panics").pop_front();
+        let Some(boot) = next else {
+            return Ok(());
+        };
+        let mut lines = Vec::new();
+        let result = run(common, &boot, |line| {
+            if alone {
+                println!("{line}");
+            } else {
+                lines.push(line.to_owned());
+            }
+        });
+        let mut totals = totals.lock().expect("nobody panics");
+        for line in lines {
+            println!("{line}");
+        }
+        totals.add(&result.with_context(|| boot.name)?);
+    }
+}
+
+fn test(test: &Test) -> Result<bool> {
+    test.common.prepare()?;
+    // Here, so that two boots do not do it at once.
+    kernel::prepare(&test.common.kernel, &test.common.work)?;
+    let boots = test.boots();
+    let workers = test.jobs.clamp(1, boots.len());
+    let alone = boots.len() == 1;
+    let boots = Mutex::new(VecDeque::from(boots));
+    let totals = Mutex::new(Totals::default());
+    // A worker outlives what it starts, as the kernel wants it to.
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|_| scope.spawn(|| work(&test.common, &boots, &totals, alone)))
+            .collect();
+        let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
+        threads.into_iter().try_for_each(join)
+    })?;
+    let totals = totals.into_inner().expect("nobody panics");
+    println!("{totals}");
+    Ok(totals.good())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.action {
+        Action::Demo(common) => demo(common),
+        Action::Test(options) => test(options),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("azihsm-vm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

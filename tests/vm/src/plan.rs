@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which tests run in which machine.
+
+use crate::machine::Config;
+use std::fmt::Write as _;
+
+/// Groups whose outcome depends on processors, vectors and the IOMMU.
+const OF_MACHINE: &[&str] = &["node", "hsm", "session", "aes", "load", "reset"];
+
+/// Tests of those groups that between them use all there is: every kind of
+/// queue, interrupts, signals, memory that is mapped and memory that is not.
+const SAMPLE: &[&str] = &[
+    "session/open-use-close",
+    "session/kill-flushes",
+    "session/one-of-sixteen-opens-wins",
+    "session/commands-run-side-by-side",
+    "aes/gcm-every-short-text",
+    "aes/gcm-at-any-address-large",
+    "aes/xts-units-large",
+    "aes/hole-in-the-middle",
+    "aes/eight-threads-at-once",
+    "load/128-threads",
+    "load/32-threads",
+    "load/killed-while-opening",
+];
+
+/// Tests that are about more than one device.
+const TWO_DEVICES: &[&str] = &[
+    "node/numbers-are-dense",
+    "node/one-node-for-each-function",
+    "node/load-prints-one-line",
+    "info/devices-differ",
+    "life/two-devices",
+];
+
+/// One machine and the tests that run in it.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// What it is called; its directory is, too.
+    pub name: &'static str,
+    /// The machine.
+    pub config: Config,
+    /// Groups of tests; all if empty.
+    pub groups: Vec<String>,
+    /// Parts of the names of tests; all if empty.
+    pub filters: Vec<String>,
+    /// Which part of the tests, and of how many.
+    pub part: (usize, usize),
+    /// With long tests.
+    pub long: bool,
+}
+
+impl Boot {
+    /// Two processors and one device with all its vectors.
+    fn new(name: &'static str, groups: &[&str]) -> Self {
+        Self {
+            name,
+            config: Config {
+                smp: 2,
+                iommu: false,
+                vectors: 32,
+                devices: 1,
+            },
+            groups: strings(groups),
+            filters: Vec::new(),
+            part: (0, 1),
+            long: false,
+        }
+    }
+
+    fn devices(mut self, devices: usize) -> Self {
+        self.config.devices = devices;
+        self
+    }
+
+    fn smp(mut self, smp: usize) -> Self {
+        self.config.smp = smp;
+        self
+    }
+
+    fn vectors(mut self, vectors: usize) -> Self {
+        self.config.vectors = vectors;
+        self
+    }
+
+    fn iommu(mut self) -> Self {
+        self.config.iommu = true;
+        self
+    }
+
+    fn part(mut self, part: usize, parts: usize) -> Self {
+        self.part = (part, parts);
+        self
+    }
+
+    fn only(mut self, filters: &[&str]) -> Self {
+        self.filters.extend(strings(filters));
+        self
+    }
+
+    fn long(mut self) -> Self {
+        self.long = true;
+        self
+    }
+
+    /// What the guest's shell runs.
+    pub fn command(&self, module: &str) -> String {
+        let Config {
+            vectors, devices, ..
+        } = self.config;
+        let (part, parts) = self.part;
+        let mut command = format!(
+            "exec /bin/azihsm-tests --module {module} --vectors {vectors} --devices {devices} \
+             --part {part} --parts {parts}"
+        );
+        // Writing to a string does not fail.
+        for group in &self.groups {
+            let _ = write!(command, " --group '{group}'");
+        }
+        for filter in &self.filters {
+            let _ = write!(command, " --filter '{filter}'");
+        }
+        if self.long {
+            command.push_str(" --long");
+        }
+        command.push('\n');
+        command
+    }
+
+    /// The machine in words.
+    pub fn describe(&self) -> String {
+        let Config {
+            smp,
+            iommu,
+            vectors,
+            devices,
+        } = self.config;
+        let iommu = if iommu { ", IOMMU" } else { "" };
+        format!("processors: {smp}, devices: {devices}, vectors: {vectors}{iommu}")
+    }
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&text| text.to_owned()).collect()
+}
+
+/// What runs after each change, the longest first.
+pub fn everyday() -> Vec<Boot> {
+    vec![
+        Boot::new("life", &["life"]),
+        Boot::new("fault-1", &["fault"]).part(0, 2),
+        Boot::new("fault-2", &["fault"]).part(1, 2),
+        Boot::new("load", &["load", "reset"]),
+        Boot::new("abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new("aes", &["aes"]),
+        Boot::new("one-processor-16-vectors", &[])
+            .smp(1)
+            .vectors(16)
+            .only(SAMPLE),
+        Boot::new("iommu-3-vectors-two-devices", &[])
+            .iommu()
+            .vectors(3)
+            .devices(2)
+            .only(SAMPLE)
+            .only(TWO_DEVICES),
+    ]
+}
+
+/// Everything.
+pub fn full() -> Vec<Boot> {
+    vec![
+        Boot::new("fault-1", &["fault"]).part(0, 3).long(),
+        Boot::new("fault-2", &["fault"]).part(1, 3).long(),
+        Boot::new("fault-3", &["fault"]).part(2, 3).long(),
+        Boot::new("life", &["life"]).devices(2).long(),
+        Boot::new(
+            "all",
+            &[
+                "node", "info", "unknown", "hsm", "session", "aes", "load", "reset",
+            ],
+        )
+        .devices(2)
+        .long(),
+        Boot::new("iommu", OF_MACHINE).iommu().long(),
+        Boot::new("one-processor", OF_MACHINE).smp(1).long(),
+        Boot::new("16-vectors", OF_MACHINE).vectors(16).long(),
+        Boot::new("3-vectors", OF_MACHINE).vectors(3).long(),
+        Boot::new("1-vector", OF_MACHINE).vectors(1).long(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::everyday;
+    use super::full;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_fit_a_directory() {
+        for plan in [everyday(), full()] {
+            let names: BTreeSet<_> = plan.iter().map(|boot| boot.name).collect();
+            assert_eq!(names.len(), plan.len());
+            assert!(names.iter().all(|name| !name.contains('/')));
+        }
+    }
+
+    #[test]
+    fn every_part_is_there() {
+        for plan in [everyday(), full()] {
+            for boot in &plan {
+                let parts: BTreeSet<_> = plan
+                    .iter()
+                    .filter(|other| other.groups == boot.groups && other.part.1 == boot.part.1)
+                    .map(|other| other.part.0)
+                    .collect();
+                assert_eq!(parts.len(), boot.part.1, "{}", boot.name);
+            }
+        }
+    }
+
+    #[test]
+    fn command_says_what_to_run() {
+        let plan = everyday();
+        let boot = &plan[2];
+        assert_eq!(
+            boot.command("/m.ko"),
+            "exec /bin/azihsm-tests --module /m.ko --vectors 32 --devices 1 \
+             --part 1 --parts 2 --group 'fault'\n"
+        );
+    }
+}
