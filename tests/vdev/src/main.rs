@@ -4,8 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+use anyhow::ensure;
 use anyhow::Context;
 use azihsm_vdev::clock::HostClock;
+use azihsm_vdev::config_space::BAR_SIZE;
 use azihsm_vdev::config_space::MAX_VECTORS;
 use azihsm_vdev::control;
 use azihsm_vdev::device::Device;
@@ -56,6 +58,9 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = MAX_VECTORS,
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_VECTORS)))]
     vectors: u16,
+    /// Bytes of BAR 0, a power of two; the device has 4096.
+    #[arg(long, value_name = "BYTES", default_value_t = BAR_SIZE)]
+    bar0_size: u32,
     /// Socket of an external engine, which executes HSM and AES commands.
     #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
@@ -108,7 +113,11 @@ fn main() -> anyhow::Result<()> {
         control::serve(Arc::new(device.clone()), path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
     }
-    let transport = Transport::listen(&arguments.socket, arguments.vectors)?;
+    ensure!(
+        arguments.bar0_size.is_power_of_two() && arguments.bar0_size >= BAR_SIZE,
+        "the size of BAR 0 must be a power of two, and 4096 at least"
+    );
+    let transport = Transport::listen(&arguments.socket, arguments.vectors, arguments.bar0_size)?;
     device.start()?;
     loop {
         if let Err(error) = transport.serve(&mut device) {

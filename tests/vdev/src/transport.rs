@@ -100,8 +100,9 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Listens on a socket, which replaces an old one.
-    pub fn listen(path: &Path, vectors: u16) -> Result<Self, TransportError> {
+    /// Listens on a socket, which replaces an old one, and shows a BAR 0 of
+    /// that size.
+    pub fn listen(path: &Path, vectors: u16, bar0_size: u32) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Listen {
             path: path.display().to_string(),
             source,
@@ -112,7 +113,12 @@ impl Transport {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         Ok(Self {
-            server: Server::from_owned_fd(OwnedFd::from(listener), true, irqs(vectors), regions()),
+            server: Server::from_owned_fd(
+                OwnedFd::from(listener),
+                true,
+                irqs(vectors),
+                regions(bar0_size),
+            ),
         })
     }
 
@@ -136,13 +142,12 @@ fn irqs(vectors: u16) -> Vec<IrqInfo> {
         .collect()
 }
 
-fn regions() -> Vec<ServerRegion> {
+fn regions(bar0_size: u32) -> Vec<ServerRegion> {
     (0..VFIO_PCI_NUM_REGIONS)
         .map(|index| {
             let size = match index {
-                VFIO_PCI_BAR0_REGION_INDEX
-                | VFIO_PCI_BAR2_REGION_INDEX
-                | VFIO_PCI_BAR4_REGION_INDEX => u64::from(BAR_SIZE),
+                VFIO_PCI_BAR0_REGION_INDEX => u64::from(bar0_size),
+                VFIO_PCI_BAR2_REGION_INDEX | VFIO_PCI_BAR4_REGION_INDEX => u64::from(BAR_SIZE),
                 VFIO_PCI_CONFIG_REGION_INDEX => CONFIG_SIZE as u64,
                 _ => 0,
             };

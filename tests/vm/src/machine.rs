@@ -62,6 +62,21 @@ pub struct Config {
     pub vectors: usize,
     /// Devices.
     pub devices: usize,
+    /// Bytes of BAR 0 of each device.
+    pub bar0_size: usize,
+}
+
+impl Default for Config {
+    /// Two processors and one device as it should be.
+    fn default() -> Self {
+        Self {
+            smp: 2,
+            iommu: false,
+            vectors: 32,
+            devices: 1,
+            bar0_size: 4096,
+        }
+    }
 }
 
 /// The files it is made of.
@@ -158,7 +173,9 @@ impl Machine {
                 .arg("--control")
                 .arg(&control)
                 .arg("--vectors")
-                .arg(config.vectors.to_string());
+                .arg(config.vectors.to_string())
+                .arg("--bar0-size")
+                .arg(config.bar0_size.to_string());
             let name = format!("device {n}");
             let mut process = Process::start(&name, command, &dir.join(format!("device{n}.log")))?;
             wait_ready(&mut process, &socket, &control)?;

@@ -83,6 +83,9 @@ struct Common {
 struct Test {
     #[command(flatten)]
     common: Common,
+    /// Only this machine of those that there are; may be given more than once.
+    #[arg(long)]
+    machine: Vec<String>,
     /// Only the tests of this group; may be given more than once.
     #[arg(long)]
     group: Vec<String>,
@@ -115,11 +118,15 @@ impl Test {
         let configured =
             self.smp.is_some() || self.iommu || self.vectors.is_some() || self.devices.is_some();
         if !configured && self.group.is_empty() && self.filter.is_empty() {
-            return if self.full {
+            let mut boots = if self.full {
                 plan::full()
             } else {
                 plan::everyday()
             };
+            boots.retain(|boot| {
+                self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name)
+            });
+            return boots;
         }
         vec![Boot {
             name: "tests",
@@ -128,11 +135,13 @@ impl Test {
                 iommu: self.iommu,
                 vectors: self.vectors.unwrap_or(32),
                 devices: self.devices.unwrap_or(1),
+                ..Config::default()
             },
             groups: self.group.clone(),
             filters: self.filter.clone(),
             part: (0, 1),
             long: self.full,
+            script: None,
         }]
     }
 }
@@ -181,12 +190,7 @@ fn demo(common: &Common) -> Result<bool> {
     let dir = machine::boot_directory(&common.work, "demo")?;
     let command = format!("/bin/busybox insmod {MODULE} || exit 1\nexec /bin/azihsm-demo\n");
     let files = common.files(&dir, &command)?;
-    let config = Config {
-        smp: 2,
-        iommu: false,
-        vectors: 32,
-        devices: 1,
-    };
+    let config = Config::default();
     let outcome = machine::run(&files, &config, &dir, common.timeout(), |line| {
         println!("{line}");
     })?;
@@ -255,6 +259,7 @@ fn test(test: &Test) -> Result<bool> {
     // Here, so that two boots do not do it at once.
     kernel::prepare(&test.common.kernel, &test.common.work)?;
     let boots = test.boots();
+    ensure!(!boots.is_empty(), "there is no such machine");
     let workers = test.jobs.clamp(1, boots.len());
     let alone = boots.len() == 1;
     let boots = Mutex::new(VecDeque::from(boots));

@@ -48,24 +48,48 @@ pub struct Boot {
     pub part: (usize, usize),
     /// With long tests.
     pub long: bool,
+    /// What the guest's shell runs instead of the tests, in TAP; `MODULE`
+    /// stands for the module.
+    pub script: Option<&'static str>,
 }
+
+/// A function with a window of the wrong size is refused, and says so.
+const ODD_BAR: &str = r#"
+echo 1..2
+/bin/busybox insmod MODULE
+said='azihsm .*: BAR 0 has 8192 bytes, not 4096'
+if [ "$(/bin/busybox dmesg | /bin/busybox grep -c "$said")" -eq 1 ]; then
+	echo 'ok 1 - a BAR of the wrong size is named'
+else
+	echo 'not ok 1 - a BAR of the wrong size is named'
+fi
+if [ -d /sys/bus/pci/drivers/azihsm ] && [ ! -e /dev/azihsm0 ]; then
+	echo 'ok 2 - and its function gets no node'
+else
+	echo 'not ok 2 - and its function gets no node'
+fi
+/bin/busybox rmmod azihsm
+"#;
 
 impl Boot {
     /// Two processors and one device with all its vectors.
     fn new(name: &'static str, groups: &[&str]) -> Self {
         Self {
             name,
-            config: Config {
-                smp: 2,
-                iommu: false,
-                vectors: 32,
-                devices: 1,
-            },
+            config: Config::default(),
             groups: strings(groups),
             filters: Vec::new(),
             part: (0, 1),
             long: false,
+            script: None,
         }
+    }
+
+    fn odd_bar() -> Self {
+        let mut boot = Self::new("odd-bar", &[]);
+        boot.config.bar0_size = 8192;
+        boot.script = Some(ODD_BAR);
+        boot
     }
 
     fn devices(mut self, devices: usize) -> Self {
@@ -105,6 +129,9 @@ impl Boot {
 
     /// What the guest's shell runs.
     pub fn command(&self, module: &str) -> String {
+        if let Some(script) = self.script {
+            return script.replace("MODULE", module);
+        }
         let Config {
             vectors, devices, ..
         } = self.config;
@@ -134,6 +161,7 @@ impl Boot {
             iommu,
             vectors,
             devices,
+            bar0_size: _,
         } = self.config;
         let iommu = if iommu { ", IOMMU" } else { "" };
         format!("processors: {smp}, devices: {devices}, vectors: {vectors}{iommu}")
@@ -163,6 +191,7 @@ pub fn everyday() -> Vec<Boot> {
             .devices(2)
             .only(SAMPLE)
             .only(TWO_DEVICES),
+        Boot::odd_bar(),
     ]
 }
 
@@ -186,6 +215,7 @@ pub fn full() -> Vec<Boot> {
         Boot::new("16-vectors", OF_MACHINE).vectors(16).long(),
         Boot::new("3-vectors", OF_MACHINE).vectors(3).long(),
         Boot::new("1-vector", OF_MACHINE).vectors(1).long(),
+        Boot::odd_bar(),
     ]
 }
 
