@@ -22,10 +22,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::{
-        Delta,
-        Jiffies, //
-    },
+    time::Delta,
     types::ForLt, //
 };
 
@@ -82,9 +79,6 @@ const MAX_VECTORS: u16 = 32;
 
 /// How long to wait for another reset to end.
 const RESET_TIMEOUT: Delta = Delta::from_secs(60);
-
-/// How long to wait before looking whether the time is over, in ticks: about a second.
-const SLICE: Jiffies = 256;
 
 /// How long a flush may take when all sessions are flushed: binding, and unbinding from a device
 /// that does not answer, are not to take long.
@@ -435,13 +429,10 @@ impl<'bound> Ctrl<'bound> {
             killable: true,
         }
         .start();
-        loop {
-            match wait.wait(&self.recovery, SLICE) {
-                Waited::Done => break,
-                Waited::TimedOut if wait.is_over() => return Err(ResetFailure::Busy),
-                Waited::TimedOut => {}
-                Waited::Killed => return Err(ResetFailure::Killed),
-            }
+        match wait.for_event(&self.recovery) {
+            Waited::Done => {}
+            Waited::TimedOut => return Err(ResetFailure::Busy),
+            Waited::Killed => return Err(ResetFailure::Killed),
         }
         let result = match self.condition() {
             Condition::Running => {
@@ -619,14 +610,17 @@ impl<'bound> Ctrl<'bound> {
     /// `resets` was read: the session was flushed then, and may be somebody else's now. If it
     /// cannot be flushed now this is tried again later.
     pub(crate) fn flush(&self, id: u16, resets: u32, patience: Patience) {
-        if !self.lock_flushing(patience) {
-            self.orphans().keep(id);
-            return;
-        }
+        let locked = self.lock_flushing(patience);
         if self.resets() == resets {
-            let _ = self.flush_locked(id, patience);
+            if locked {
+                let _ = self.flush_locked(id, patience);
+            } else {
+                self.orphans().keep(id);
+            }
         }
-        self.flushing.signal();
+        if locked {
+            self.flushing.signal();
+        }
     }
 
     /// Flushes the sessions that nobody has any more. Before somebody opens another, the device
@@ -650,14 +644,7 @@ impl<'bound> Ctrl<'bound> {
     /// Waits until nobody flushes sessions, and keeps others from doing so until
     /// `self.flushing.signal()`.
     fn lock_flushing(&self, patience: Patience) -> bool {
-        let wait = patience.start();
-        loop {
-            match wait.wait(&self.flushing, SLICE) {
-                Waited::Done => return true,
-                Waited::TimedOut if !wait.is_over() => {}
-                _ => return false,
-            }
-        }
+        patience.start().for_event(&self.flushing) == Waited::Done
     }
 
     /// Flushes the session `id`, by whoever has locked flushing.

@@ -16,7 +16,6 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::Jiffies,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -62,9 +61,6 @@ use crate::{
         HsmIn, //
     },
 };
-
-/// How long to wait before looking whether the time is over, in ticks: about a second.
-const SLICE: Jiffies = 256;
 
 /// What all files of a node share.
 pub(crate) struct Context {
@@ -440,12 +436,7 @@ impl File {
     fn wait_for_users(&self, patience: Patience) -> Result<(), Lost> {
         let wait = patience.start();
         self.users
-            .wait_idle(|changed| loop {
-                match wait.wait(changed, SLICE) {
-                    Waited::TimedOut if !wait.is_over() => {}
-                    waited => break waited,
-                }
-            })
+            .wait_idle(|changed| wait.for_event(changed))
             .map_err(|waited| match waited {
                 Waited::Killed => Lost::Interrupted,
                 _ => Lost::Busy,

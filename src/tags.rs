@@ -214,6 +214,19 @@ impl Wait {
         self.since.elapsed() >= self.patience.timeout
     }
 
+    /// Waits for `event` until the time is over, give or take a second.
+    pub(crate) fn for_event(&self, event: &Event) -> Waited {
+        // In ticks: about a second.
+        const SLICE: Jiffies = 256;
+
+        loop {
+            match self.wait(event, SLICE) {
+                Waited::TimedOut if !self.is_over() => {}
+                waited => return waited,
+            }
+        }
+    }
+
     /// Waits for `event` for `slice`, which may be longer than what is left of the time.
     pub(crate) fn wait(&self, event: &Event, slice: Jiffies) -> Waited {
         if self.patience.killable {
