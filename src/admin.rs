@@ -50,7 +50,7 @@ impl Class for Admin {
         Completion::from(cqe).cid
     }
 
-    fn orphaned(_: &Arc<Orphans>, _: &[u64; 2], (): ()) {}
+    fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 2]>, (): ()) {}
 }
 
 /// A submission queue entry (4.1).
@@ -98,6 +98,7 @@ impl From<&[u64; 2]> for Completion {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Opcode {
+    DeleteSq = 0x00,
     CreateSq = 0x01,
     CreateCq = 0x05,
     Identify = 0x06,
@@ -141,7 +142,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
             Failure::Status(_) | Failure::Nonsense(_) => EIO,
-            Failure::Lost(Lost::Busy | Lost::TimedOut) => ETIMEDOUT,
+            Failure::Lost(Lost::Busy | Lost::TimedOut | Lost::Deserted) => ETIMEDOUT,
             Failure::Lost(Lost::Interrupted | Lost::Killed) => EINTR,
             Failure::Lost(Lost::Refused | Lost::Halted) => ENODEV,
         }
@@ -152,7 +153,9 @@ impl kernel::fmt::Display for Failure {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         match self {
             Failure::Status(status) => f.write_fmt(fmt!("status {status:#06x}")),
-            Failure::Lost(Lost::Busy | Lost::TimedOut) => f.write_str("no completion in time"),
+            Failure::Lost(Lost::Busy | Lost::TimedOut | Lost::Deserted) => {
+                f.write_str("no completion in time")
+            }
             Failure::Lost(Lost::Interrupted | Lost::Killed) => f.write_str("interrupted"),
             Failure::Lost(Lost::Refused | Lost::Halted) => f.write_str("controller stopped"),
             Failure::Nonsense(what) => f.write_str(what),
@@ -313,34 +316,71 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn create<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
+        self.create_cq(queue)?;
+        self.create_sq(queue)
+    }
+
+    fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
         const INTERRUPTS: u32 = 1 << 1;
 
-        let id = u32::from(queue.id().get());
-        let last = u32::from(queue.size().saturating_sub(1));
         let interrupts = match queue.vector() {
             Some(vector) => INTERRUPTS | u32::from(vector) << 16,
             None => 0,
         };
-        let create_cq = Sqe {
+        let sqe = Sqe {
             opcode: Opcode::CreateCq as u8,
             prp1: queue.cq_address().to_le(),
-            dw10: (last << 16 | id).to_le(),
+            dw10: id_and_size(queue).to_le(),
             dw11: (interrupts | PHYSICALLY_CONTIGUOUS).to_le(),
             ..Sqe::default()
         };
-        self.send(create_cq, None)?;
+        self.send(sqe, None)?;
+        Ok(())
+    }
 
-        let create_sq = Sqe {
+    /// Makes the device use the submission queue of `queue`, whose completion queue it uses.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn create_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
+        let id = u32::from(queue.id().get());
+        let sqe = Sqe {
             opcode: Opcode::CreateSq as u8,
             prp1: queue.sq_address().to_le(),
-            dw10: (last << 16 | id).to_le(),
+            dw10: id_and_size(queue).to_le(),
             dw11: (id << 16 | PHYSICALLY_CONTIGUOUS).to_le(),
             ..Sqe::default()
         };
-        self.send(create_sq, None)?;
+        self.send(sqe, None)?;
         Ok(())
     }
+
+    /// Makes the device forget the submission queue of `queue`. When this succeeds it is done with
+    /// the memory of all commands in it (4.7).
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn delete_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
+        let sqe = Sqe {
+            opcode: Opcode::DeleteSq as u8,
+            dw10: u32::from(queue.id().get()).to_le(),
+            ..Sqe::default()
+        };
+        self.send(sqe, None)?;
+        Ok(())
+    }
+}
+
+/// Queues are not scattered (4.5, 4.6).
+const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
+
+/// Encodes the number of a queue, and its last entry (4.5, 4.6).
+fn id_and_size<C: Class>(queue: &QueuePair<C>) -> u32 {
+    let last = u32::from(queue.size().saturating_sub(1));
+
+    last << 16 | u32::from(queue.id().get())
 }
 
 /// Decodes the result of a queue count feature (4.9): both counts are less one.

@@ -66,7 +66,7 @@ impl Class for Aes {
         (cqe[0] >> 16) as u16
     }
 
-    fn orphaned(_: &Arc<Orphans>, _: &[u64; 8], _: Held) {}
+    fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 8]>, _: Held) {}
 }
 
 /// A submission queue entry (6.1).
@@ -115,6 +115,9 @@ const ATTR_TYPE_AES: u16 = 5 << 3;
 const ATTR_XTS: u16 = 1 << 8;
 const ATTR_DATA_UNIT_SHIFT: u32 = 14;
 const FRAME_AES: u8 = 1;
+
+/// "Queue deleted": the command was not executed (6.9).
+const STATUS_QUEUE_DELETED: u16 = 7;
 
 /// A completion queue entry (6.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -398,7 +401,11 @@ impl<'a> Command<'a> {
         // Even a failed command may have written (6.6.4).
         self.owned.soil_response(self.bounced_len());
         let (owned, cqe) = self.owned.run(sqe, held, patience)?;
-        Ok((Self { owned, ..self }, Completion::from(&cqe)))
+        let completion = Completion::from(&cqe);
+        if completion.status == STATUS_QUEUE_DELETED {
+            return Err(Lost::Halted);
+        }
+        Ok((Self { owned, ..self }, completion))
     }
 
     /// Returns whether a successful completion says that all data was processed.

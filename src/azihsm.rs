@@ -6,7 +6,8 @@
 //!
 //! - [`driver`] binds to functions, [`ioctl`] serves the device node;
 //! - [`session`] has the rules of sessions, [`orphans`] cleans up behind those who had to leave;
-//! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for;
+//! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for,
+//!   and [`recovery`] notices when that is not well;
 //! - [`queue`] is the queue pair, with its [`slot`]s and [`tags`], and [`combine`] below it;
 //! - [`sgl`] describes data to the device;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
@@ -22,6 +23,7 @@ mod number;
 mod orphans;
 mod params;
 mod queue;
+mod recovery;
 mod regs;
 mod session;
 mod sgl;
@@ -63,6 +65,10 @@ module! {
         abort_timeout_in_sec: i32 {
             default: 6,
             description: "Seconds after which a command is given up (6 or more)",
+        },
+        pf_lvl2_abort_enabled: bool {
+            default: true,
+            description: "Whether a physical function may be reset",
         },
         num_hsm_slots: i32 {
             default: 16,

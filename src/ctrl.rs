@@ -22,7 +22,11 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::Delta,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::ForLt, //
 };
 
@@ -33,15 +37,18 @@ use crate::{
         Identify, //
     },
     aes::Aes,
-    hsm,
     hsm::Hsm,
     orphans::Orphans,
     params,
     queue::{
         Class,
-        Lost,
+        Helpers,
         Notify,
         Pool, //
+    },
+    recovery::{
+        Condition,
+        Recovery, //
     },
     regs::{
         Doorbells,
@@ -51,21 +58,19 @@ use crate::{
     },
     sys,
     sys::{
-        completion::{
-            Event,
-            Waited,
-            FOREVER, //
-        },
+        completion::Event,
         live::Interrupts,
         pci::{
             Enabled,
             Probing, //
         },
-        process,
     },
     tags::Patience,
     uapi, //
 };
+
+mod recover;
+mod sessions;
 
 /// The family of controllers, for [`crate::sys::gate::Gate`].
 pub(crate) type CtrlFamily = ForLt!(Ctrl<'_>);
@@ -76,13 +81,6 @@ const FIRST_HSM_VECTOR: u16 = 1;
 const FIRST_AES_VECTOR: u16 = 16;
 /// Vectors that the device can use.
 const MAX_VECTORS: u16 = 32;
-
-/// How long to wait for another reset to end.
-const RESET_TIMEOUT: Delta = Delta::from_secs(60);
-
-/// How long a flush may take when all sessions are flushed: binding, and unbinding from a device
-/// that does not answer, are not to take long.
-const FLUSH_ALL_TIMEOUT: Delta = Delta::from_secs(1);
 
 /// Names of the vectors, in `/proc/interrupts`.
 const VECTOR_NAMES: [&CStr; MAX_VECTORS as usize] = [
@@ -127,21 +125,32 @@ pub(crate) struct Ctrl<'bound> {
     admin: Pool<Admin>,
     hsm: Pool<Hsm>,
     aes: Pool<Aes>,
-    // After the queues, which add to them.
-    orphans: StopOnDrop,
+    // After the queues, which give them work.
+    helpers: StopOnDrop,
     vectors: pci::IrqVectorRegistration<'bound>,
     doorbells: Doorbells<'bound>,
     registers: Registers<'bound>,
     timeout: Delta,
     info: Pin<KBox<Mutex<uapi::DevInfo>>>,
     gcm_unaligned: bool,
+    // Whether the function may be reset.
+    may_reset: bool,
     condition: Atomic<u32>,
-    // Has a signal while nobody changes the condition.
-    recovery: Pin<KBox<Event>>,
-    // How many commands that open a session are under way.
-    opens: Atomic<u32>,
-    // How often the device was reset.
-    resets: Atomic<u32>,
+    // Has a signal while nobody stops, starts or resets the device.
+    token: Pin<KBox<Event>>,
+    // Why the device must not be touched: bits of `Hold`.
+    holds: Atomic<u32>,
+    // When the monitor looked last; locked while it looks.
+    looked: Pin<KBox<Mutex<Instant<Monotonic>>>>,
+    // When the device was last reset without being asked.
+    recovered: Pin<KBox<Mutex<Option<Instant<Monotonic>>>>>,
+    // How often in a row a device was let off.
+    deferrals: Atomic<u32>,
+    // How often in a row sessions that nobody has could not be flushed.
+    flush_failures: Atomic<u32>,
+    // Time until the next attempt at a dead controller, and until the one after that.
+    retry_in_ms: Atomic<u32>,
+    back_off_ms: Atomic<u32>,
     // Has a signal while nobody flushes sessions.
     flushing: Pin<KBox<Event>>,
     // Held while orphaned commands are released: a reset has to wait for that to end.
@@ -157,7 +166,7 @@ impl<'bound> Ctrl<'bound> {
     ///
     /// `ENODEV` if it is not such a device or is gone, `ETIMEDOUT` if it does not start, `EIO` if
     /// it has a fault or answers with nonsense, `ENOMEM`, `EBUSY`.
-    pub(crate) fn new(dev: &'bound Probing<'_>, orphans: Arc<Orphans>) -> Result<Self> {
+    pub(crate) fn new(dev: &'bound Probing<'_>, helpers: Helpers) -> Result<Self> {
         let enabled = Enabled::new(dev)?;
         let dev = enabled.dev();
         let registers = Registers::new(dev)?;
@@ -175,7 +184,7 @@ impl<'bound> Ctrl<'bound> {
             admin: Pool::new()?,
             hsm: Pool::new()?,
             aes: Pool::new()?,
-            orphans: StopOnDrop(orphans),
+            helpers: StopOnDrop(helpers),
             vectors,
             doorbells,
             registers,
@@ -187,14 +196,20 @@ impl<'bound> Ctrl<'bound> {
             gcm_unaligned: false,
             // CAST: The discriminants are those of the word.
             condition: Atomic::new(Condition::Running as u32),
-            recovery: KBox::pin_init(Event::new(), GFP_KERNEL)?,
-            opens: Atomic::new(0),
-            resets: Atomic::new(0),
+            may_reset: !enabled.is_physical() || params::may_reset_physical(),
+            token: KBox::pin_init(Event::new(), GFP_KERNEL)?,
+            holds: Atomic::new(0),
+            recovered: KBox::pin_init(new_mutex!(None, "azihsm_recovered"), GFP_KERNEL)?,
+            deferrals: Atomic::new(0),
+            flush_failures: Atomic::new(0),
+            looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
+            retry_in_ms: Atomic::new(0),
+            back_off_ms: Atomic::new(recover::FIRST_BACK_OFF_MS),
             flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             releasing: KBox::pin_init(new_mutex!((), "azihsm_releasing"), GFP_KERNEL)?,
             enabled,
         };
-        this.recovery.signal();
+        this.token.signal();
         this.flushing.signal();
         this.admin.add(
             dev.as_ref(),
@@ -202,7 +217,7 @@ impl<'bound> Ctrl<'bound> {
             admin::ENTRIES,
             // Looked at on each tick as well: the first commands come before the handlers.
             Notify::Poll,
-            this.orphans.0.clone(),
+            &this.helpers.0,
         )?;
         this.enable()?;
         let found = this.identify()?;
@@ -223,7 +238,11 @@ impl<'bound> Ctrl<'bound> {
 
     /// Returns the sessions that nobody has any more.
     pub(crate) fn orphans(&self) -> &Arc<Orphans> {
-        &self.orphans.0
+        &self.helpers.0.orphans
+    }
+
+    fn recovery(&self) -> &Arc<Recovery> {
+        &self.helpers.0.recovery
     }
 
     /// Brings the controller from whatever state it is in to ready.
@@ -306,7 +325,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::hsm(index)?,
                 params::hsm_entries(max_entries),
                 notify(FIRST_HSM_VECTOR, hsm_vectors, index),
-                self.orphans().clone(),
+                &self.helpers.0,
             )?;
         }
         for index in 0..found.aes_queues {
@@ -315,7 +334,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::aes(index)?,
                 params::aes_entries(max_entries),
                 notify(FIRST_AES_VECTOR, aes_vectors, index),
-                self.orphans().clone(),
+                &self.helpers.0,
             )?;
         }
         Ok(())
@@ -331,6 +350,8 @@ impl<'bound> Ctrl<'bound> {
     pub(crate) fn start(&self) -> Result {
         self.create_queues()?;
         self.flush_unowned();
+        // From now on the device is watched.
+        self.recovery().look();
         Ok(())
     }
 
@@ -350,38 +371,20 @@ impl<'bound> Ctrl<'bound> {
         create(self, &self.aes)
     }
 
-    /// Turns users away for good, and flushes the sessions of those who had one.
-    pub(crate) fn retire(&self) {
-        self.set_condition(Condition::Gone);
-        if self.wait_for_opens() {
-            // Nobody can get a number that is free now.
-            self.flush_each(|_| true);
-        }
-    }
-
-    /// Stops the device for good and ends what is under way, without a result. May be called more
-    /// than once.
-    pub(crate) fn stop(&self) {
-        self.set_condition(Condition::Gone);
-        // Whoever recovers the device ends soon: nothing takes longer than starting it.
-        while self.recovery.wait(FOREVER) != Waited::Done {}
-        // Either way it is done with all memory.
-        let _ = self.shut(Stop::Disable);
-        self.recovery.signal();
-    }
-
-    /// Halts all queues, stops the device, and ends what is under way. Whether it stopped
-    /// or had to be cut off from memory, it is done with all memory then.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Registers::stop`].
-    fn shut(&self, how: Stop) -> Result {
-        fn halt<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
+    /// Has all queues ring no doorbell any more.
+    fn silence(&self) {
+        fn silence<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
             for queue in pool.queues() {
-                queue.halt(&ctrl.doorbells);
+                queue.silence(&ctrl.doorbells);
             }
         }
+        silence(self, &self.hsm);
+        silence(self, &self.aes);
+        silence(self, &self.admin);
+    }
+
+    /// Ends all commands of silent queues, now that the device is done with their memory.
+    fn release(&self) {
         fn release<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
             for queue in pool.queues() {
                 queue.release(&ctrl.doorbells);
@@ -394,10 +397,32 @@ impl<'bound> Ctrl<'bound> {
                 }
             }
         }
-        halt(self, &self.hsm);
-        halt(self, &self.aes);
-        halt(self, &self.admin);
+        release(self, &self.hsm);
+        release(self, &self.aes);
+        release(self, &self.admin);
+        self.release_orphans();
+    }
 
+    /// Has all waiters leave their commands to the device.
+    fn desert(&self) {
+        fn desert<C: Class>(pool: &Pool<C>) {
+            for queue in pool.queues() {
+                queue.desert(queue.start());
+            }
+        }
+        desert(&self.hsm);
+        desert(&self.aes);
+        desert(&self.admin);
+    }
+
+    /// Silences all queues, stops the device, and ends what is under way. If it does not stop it is
+    /// cut off from memory, and what is under way stays so, with nobody waiting.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Registers::stop`].
+    fn shut(&self, how: Stop) -> Result {
+        self.silence();
         let stopped = self.registers.stop(how).inspect_err(|error| {
             // One that is gone needs no mention, but may come back.
             if *error != ENODEV {
@@ -409,60 +434,22 @@ impl<'bound> Ctrl<'bound> {
             }
             self.enabled.clear_master();
         });
-
-        release(self, &self.hsm);
-        release(self, &self.aes);
-        release(self, &self.admin);
-        self.release_orphans();
+        if stopped.is_ok() {
+            self.release();
+        } else {
+            self.desert();
+        }
         stopped
-    }
-
-    /// Resets the device and starts it again. Everything under way ends; sessions are
-    /// kept, but must be renegotiated (device.rst 5.7).
-    ///
-    /// # Errors
-    ///
-    /// See [`ResetFailure`].
-    pub(crate) fn reset(&self, how: Stop) -> Result<(), ResetFailure> {
-        let wait = Patience {
-            timeout: RESET_TIMEOUT,
-            killable: true,
-        }
-        .start();
-        match wait.for_event(&self.recovery) {
-            Waited::Done => {}
-            Waited::TimedOut => return Err(ResetFailure::Busy),
-            Waited::Killed => return Err(ResetFailure::Killed),
-        }
-        let result = match self.condition() {
-            Condition::Running => {
-                self.change_condition(Condition::Running, Condition::Recovering);
-                let result = self.shut(how).and_then(|()| self.restart());
-                let condition = match result {
-                    Ok(()) => Condition::Running,
-                    Err(_) => {
-                        // It may have started in part.
-                        let _ = self.shut(Stop::Disable);
-                        Condition::Dead
-                    }
-                };
-                self.change_condition(Condition::Recovering, condition);
-                result.map_err(|_| ResetFailure::Failed)
-            }
-            _ => Err(ResetFailure::BadState),
-        };
-        self.recovery.signal();
-        result
     }
 
     /// Starts a device that has been shut.
     fn restart(&self) -> Result {
-        fn restart<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
+        fn open<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>) {
             for queue in pool.queues() {
-                queue.restart(&ctrl.doorbells);
+                queue.open(&ctrl.doorbells);
             }
         }
-        restart(self, &self.admin);
+        open(self, &self.admin);
         self.enable()?;
         self.check_not_gone()?;
         let found = self.identify()?;
@@ -474,14 +461,9 @@ impl<'bound> Ctrl<'bound> {
             return Err(EIO);
         }
         self.create_queues()?;
-        restart(self, &self.hsm);
-        restart(self, &self.aes);
+        open(self, &self.hsm);
+        open(self, &self.aes);
         *self.info.lock() = found.info;
-
-        // A command that was ended may have opened a session, or may not have closed one.
-        if self.wait_for_opens() {
-            self.flush_unowned();
-        }
         Ok(())
     }
 
@@ -490,48 +472,6 @@ impl<'bound> Ctrl<'bound> {
         match self.condition() {
             Condition::Gone => Err(ENODEV),
             _ => Ok(()),
-        }
-    }
-
-    /// Lets a command that opens a session begin. Whoever gets `Ok` must call [`Self::end_open`].
-    ///
-    /// # Errors
-    ///
-    /// The condition, if it is not [`Condition::Running`].
-    pub(crate) fn begin_open(&self) -> Result<(), Condition> {
-        // Fully ordered against the condition, as are the two accesses of whoever changes that and
-        // then waits: either this sees the change or it is waited for.
-        self.opens.fetch_add(1, Full);
-        match self.condition() {
-            Condition::Running => Ok(()),
-            condition => {
-                self.end_open();
-                Err(condition)
-            }
-        }
-    }
-
-    /// Notes that a command that opens a session has ended, and that its descriptor knows.
-    pub(crate) fn end_open(&self) {
-        self.opens.fetch_sub(1, Full);
-    }
-
-    /// Waits, for a second, until no command that opens a session is under way. To be called when
-    /// no more can begin.
-    fn wait_for_opens(&self) -> bool {
-        let wait = Patience {
-            timeout: FLUSH_ALL_TIMEOUT,
-            killable: false,
-        }
-        .start();
-        loop {
-            if self.opens.fetch_add(0, Full) == 0 {
-                return true;
-            }
-            if wait.is_over() {
-                return false;
-            }
-            process::sleep_a_tick();
         }
     }
 
@@ -568,10 +508,11 @@ impl<'bound> Ctrl<'bound> {
         release(self, &self.admin) || hsm || aes
     }
 
-    /// Returns how long a command of a user may take.
+    /// Returns how long a user waits for a command: until it has ended, as it does when it is
+    /// overdue.
     pub(crate) fn patience(&self) -> Patience {
         Patience {
-            timeout: self.timeout,
+            timeout: Patience::ENDLESS,
             killable: true,
         }
     }
@@ -601,104 +542,6 @@ impl<'bound> Ctrl<'bound> {
         self.gcm_unaligned
     }
 
-    /// Returns how often the device was reset.
-    pub(crate) fn resets(&self) -> u32 {
-        self.resets.load(Acquire)
-    }
-
-    /// Flushes the session `id`, which nobody uses any more, unless the device was reset since
-    /// `resets` was read: the session was flushed then, and may be somebody else's now. If it
-    /// cannot be flushed now this is tried again later.
-    pub(crate) fn flush(&self, id: u16, resets: u32, patience: Patience) {
-        let locked = self.lock_flushing(patience);
-        if self.resets() == resets {
-            if locked {
-                let _ = self.flush_locked(id, patience);
-            } else {
-                self.orphans().keep(id);
-            }
-        }
-        if locked {
-            self.flushing.signal();
-        }
-    }
-
-    /// Flushes the sessions that nobody has any more. Before somebody opens another, the device
-    /// may have no room for one until this is done.
-    pub(crate) fn flush_orphans(&self, patience: Patience) {
-        if self.orphans().is_empty() || !self.lock_flushing(patience) {
-            return;
-        }
-        let mut ids = self.orphans().take();
-        for id in ids.by_ref() {
-            if self.flush_locked(id, patience).is_err() {
-                break;
-            }
-        }
-        for id in ids {
-            self.orphans().keep(id);
-        }
-        self.flushing.signal();
-    }
-
-    /// Waits until nobody flushes sessions, and keeps others from doing so until
-    /// `self.flushing.signal()`.
-    fn lock_flushing(&self, patience: Patience) -> bool {
-        patience.start().for_event(&self.flushing) == Waited::Done
-    }
-
-    /// Flushes the session `id`, by whoever has locked flushing.
-    ///
-    /// # Errors
-    ///
-    /// See [`Lost`]. A flush that was not sent is tried again later; one that was is not, as the
-    /// number may be somebody else's by then.
-    fn flush_locked(&self, id: u16, patience: Patience) -> Result<(), Lost> {
-        let flushed = self
-            .hsm
-            .take(&self.doorbells, patience)
-            .and_then(|owned| hsm::Command::new(owned).flush(id, patience));
-        match flushed {
-            Ok(completion) => {
-                if let Some(id) = completion.report.left_open(completion.status) {
-                    self.orphans().keep(id);
-                }
-                Ok(())
-            }
-            Err(lost) => {
-                if !lost.was_sent() {
-                    self.orphans().keep(id);
-                }
-                Err(lost)
-            }
-        }
-    }
-
-    /// Flushes all sessions but those that descriptors have. Nobody may be opening one.
-    fn flush_unowned(&self) {
-        self.flush_each(|id| !self.orphans().is_owned(id));
-    }
-
-    /// Flushes all sessions that `which` says, whether the device has them or not.
-    fn flush_each(&self, which: impl Fn(u16) -> bool) {
-        let patience = Patience {
-            timeout: FLUSH_ALL_TIMEOUT,
-            killable: false,
-        };
-        if !self.lock_flushing(patience) {
-            return;
-        }
-        // Orphans are among those that nobody has, and who wanted to flush one need not any more.
-        drop(self.orphans().take());
-        self.resets.fetch_add(1, Full);
-        for id in 0..hsm::MAX_SESSIONS {
-            if which(id) && self.flush_locked(id, patience).is_err() {
-                break;
-            }
-        }
-        self.flushing.signal();
-    }
-
     /// Says in the log what is there now.
     pub(crate) fn announce(&self, node: &CStr) {
         let hsm = self.hsm.queues().len();
@@ -711,12 +554,13 @@ impl<'bound> Ctrl<'bound> {
     }
 }
 
-/// Stops flushing sessions when it is dropped.
-struct StopOnDrop(Arc<Orphans>);
+/// Stops the helpers when it is dropped.
+struct StopOnDrop(Helpers);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.recovery.stop();
+        self.0.orphans.stop();
     }
 }
 
@@ -728,47 +572,17 @@ struct Found {
     gcm_unaligned: bool,
 }
 
-/// In which condition a controller is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u32)]
-pub(crate) enum Condition {
-    /// It works, or should.
-    Running = 0,
-    /// It is being reset.
-    Recovering = 1,
-    /// Resetting it failed.
-    Dead = 2,
-    /// The driver is being unbound, or the machine switched off.
-    Gone = 3,
-}
-
-impl From<u32> for Condition {
-    fn from(word: u32) -> Self {
-        match word {
-            0 => Condition::Running,
-            1 => Condition::Recovering,
-            2 => Condition::Dead,
-            _ => Condition::Gone,
-        }
-    }
-}
-
-/// Why a reset did not work.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum ResetFailure {
-    /// Another one is under way and does not end.
-    Busy,
-    /// The waiting task is being killed.
-    Killed,
-    /// The controller is dead or gone.
-    BadState,
-    /// The device did not stop or start.
-    Failed,
-}
-
 impl Drop for Ctrl<'_> {
     fn drop(&mut self) {
-        self.stop();
+        if !self.stop() {
+            dev_err!(
+                self.dev(),
+                "device does not stop: its memory is not freed\n"
+            );
+            self.admin.leak();
+            self.hsm.leak();
+            self.aes.leak();
+        }
     }
 }
 

@@ -20,11 +20,16 @@ use crate::{
     },
     number::Number,
     orphans::Orphans,
+    queue::Helpers,
+    recovery::Recovery,
     sys,
     sys::{
         gate::Gate,
         node::Node,
-        pci::Probing, //
+        pci::{
+            Hold,
+            Probing, //
+        }, //
     },
 };
 
@@ -59,7 +64,11 @@ impl sys::pci::Driver for Azihsm {
         dev: &'bound Probing<'_>,
         gate: &Arc<Gate<CtrlFamily>>,
     ) -> Result<Ctrl<'bound>> {
-        Ctrl::new(dev, Orphans::new(gate.clone())?)
+        let helpers = Helpers {
+            orphans: Orphans::new(gate.clone())?,
+            recovery: Recovery::new(gate.clone())?,
+        };
+        Ctrl::new(dev, helpers)
     }
 
     fn serve(ctrl: &Ctrl<'_>, gate: &Arc<Gate<CtrlFamily>>) -> Result<Service> {
@@ -80,6 +89,14 @@ impl sys::pci::Driver for Azihsm {
         service.node.remove();
         ctrl.retire();
         ctrl.stop();
+    }
+
+    fn pause(ctrl: &Ctrl<'_>, reason: Hold) {
+        ctrl.pause(reason);
+    }
+
+    fn resume(ctrl: &Ctrl<'_>, reason: Hold) {
+        ctrl.resume(reason);
     }
 
     fn shutdown(ctrl: &Ctrl<'_>, service: &Service) {

@@ -18,7 +18,12 @@ use kernel::{
 use zerocopy_derive::Immutable;
 
 use crate::{
-    orphans::Orphans,
+    orphans::{
+        Closing,
+        HeldBack,
+        Opening,
+        Orphans, //
+    },
     queue::{
         Class,
         Lost,
@@ -54,19 +59,27 @@ impl Class for Hsm {
         (cqe[1] >> 32) as u16
     }
 
-    fn orphaned(orphans: &Arc<Orphans>, cqe: &[u64; 2], held: Held) {
-        let Completion { status, report, .. } = Completion::from(cqe);
-        let orphan = match held {
-            Held::Closing(id) if report.has_closed(id) => None,
-            Held::Closing(id) => Some(id),
-            _ => report
+    fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&[u64; 2]>, held: Held) {
+        let orphan = match (cqe.map(Completion::from), &held) {
+            (Some(completion), Held::Closing(closing) | Held::Flushing(closing, _)) => {
+                let id = closing.id();
+                (!completion.report.has_closed(id)).then_some(id)
+            }
+            (Some(Completion { status, report, .. }), _) => report
                 .opened(status)
                 .map(|session| session.id)
                 .or_else(|| report.left_open(status)),
+            (None, Held::Nothing | Held::User(_)) => None,
+            (None, _) => {
+                orphans.set_unsure();
+                None
+            }
         };
         if let Some(id) = orphan {
             orphans.add(id);
         }
+        // Not before: until it is noted the session must not be taken for nobody's.
+        drop(held);
     }
 }
 
@@ -76,8 +89,16 @@ pub(crate) enum Held {
     Nothing,
     /// The session that it uses.
     User(#[expect(dead_code, reason = "dropping it is what it is for")] Token),
-    /// The number of the session that it closes.
-    Closing(u16),
+    /// It opens a session.
+    Opening(#[expect(dead_code, reason = "dropping it is what it is for")] Opening),
+    /// It closes a session of its descriptor.
+    Closing(Closing),
+    /// It flushes a session that nobody has; if the device may not have it either, no other may be
+    /// opened that may get its number.
+    Flushing(
+        Closing,
+        #[expect(dead_code, reason = "dropping it is what it is for")] Option<HeldBack>,
+    ),
 }
 
 /// A submission queue entry (5.1). Addresses are not aligned to their size.
@@ -240,21 +261,27 @@ impl<'a> Command<'a> {
         Ok((Self { owned }, completion))
     }
 
-    /// Flushes the session `id`: the device closes it, if there is one (5.6).
+    /// Flushes a session: the device closes it, if there is one (5.6).
     ///
     /// # Errors
     ///
     /// See [`Lost`].
-    pub(crate) fn flush(self, id: u16, patience: Patience) -> Result<Completion, Lost> {
+    pub(crate) fn flush(
+        self,
+        closing: Closing,
+        held_back: Option<HeldBack>,
+        patience: Patience,
+    ) -> Result<Completion, Lost> {
         let header = Header {
             opcode: OPCODE_FLUSH_SESSION,
             src_len: 0,
             dst_len: 0,
             flow: Flow::Close,
-            id,
+            id: closing.id(),
             id_valid: true,
         };
-        let (_, completion) = self.run(&header, Held::Nothing, patience)?;
+        let held = Held::Flushing(closing, held_back);
+        let (_, completion) = self.run(&header, held, patience)?;
         Ok(completion)
     }
 

@@ -29,14 +29,20 @@ use kernel::{
 use crate::{
     aes,
     ctrl::{
-        Condition,
         Ctrl,
-        CtrlFamily,
-        ResetFailure, //
+        CtrlFamily, //
     },
     hsm,
-    orphans::Orphans,
+    orphans::{
+        Opening,
+        Orphans, //
+    },
     queue::Lost,
+    recovery::{
+        Condition,
+        NotServed,
+        Outcome, //
+    },
     regs::Stop,
     session::{
         Flow,
@@ -124,17 +130,15 @@ impl FileOps for File {
         let Some(session) = self.record.lock().session() else {
             return;
         };
+        if !self.users.close(session.id) {
+            // Commands that nobody waits for use it still.
+            return;
+        }
+        self.orphans.keep(session.id);
+        self.orphans.lose_owner(session.id);
         // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
-            let patience = Patience {
-                killable: false,
-                ..ctrl.patience()
-            };
-            let resets = ctrl.resets();
-            self.orphans.lose_owner(session.id);
-            if self.users.close(session.id) {
-                ctrl.flush(session.id, resets, patience);
-            }
+            ctrl.flush_orphans();
             Ok(())
         });
     }
@@ -159,7 +163,9 @@ impl Failure {
 impl From<Lost> for Failure {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::Busy | Lost::TimedOut | Lost::Halted => Self::new(EAGAIN, uapi::EXT_ABORTED),
+            Lost::Busy | Lost::TimedOut | Lost::Deserted | Lost::Halted => {
+                Self::new(EAGAIN, uapi::EXT_ABORTED)
+            }
             Lost::Refused => Self::new(EAGAIN, uapi::EXT_RECOVERING),
             Lost::Interrupted | Lost::Killed => Self::new(EINTR, uapi::EXT_ABORTED),
         }
@@ -172,7 +178,7 @@ fn check_condition(condition: Condition, not_ready: u32) -> Result<(), Failure> 
         Condition::Running => Ok(()),
         Condition::Recovering => Err(Failure::new(EAGAIN, uapi::EXT_RECOVERING)),
         Condition::Dead => Err(Failure::new(EAGAIN, not_ready)),
-        Condition::Gone => Err(Failure::new(ENODEV, 0)),
+        Condition::Absent | Condition::Gone => Err(Failure::new(ENODEV, 0)),
     }
 }
 
@@ -180,6 +186,8 @@ fn check_condition(condition: Condition, not_ready: u32) -> Result<(), Failure> 
 struct NotCompleted {
     /// Whether the device may have carried it out, or may do so still.
     was_sent: bool,
+    /// Whether it has ended.
+    has_ended: bool,
     failure: Failure,
 }
 
@@ -187,6 +195,7 @@ impl From<Failure> for NotCompleted {
     fn from(failure: Failure) -> Self {
         Self {
             was_sent: false,
+            has_ended: true,
             failure,
         }
     }
@@ -196,6 +205,7 @@ impl From<Lost> for NotCompleted {
     fn from(lost: Lost) -> Self {
         Self {
             was_sent: lost.was_sent(),
+            has_ended: lost == Lost::Halted,
             failure: lost.into(),
         }
     }
@@ -245,7 +255,7 @@ fn finish<T: AsBytes>(
     out: &T,
     result: Result,
 ) -> Result {
-    if result.is_err() && ctrl.condition() == Condition::Gone {
+    if result.is_err() && matches!(ctrl.condition(), Condition::Absent | Condition::Gone) {
         return Err(ENODEV);
     }
     UserSlice::new(UserPtr::from_addr(arg.wrapping_add(offset)), size_of::<T>())
@@ -286,12 +296,14 @@ fn reset(ctrl: &Ctrl<'_>, arg: usize) -> Result {
         uapi::RESET_CONTROLLER => Ok(Stop::Disable),
         _ => Err(uapi::RESET_BAD_TYPE),
     };
-    let (result, status) = match how.map(|how| ctrl.reset(how)) {
-        Ok(Ok(())) => (Ok(()), uapi::RESET_OK),
-        Ok(Err(ResetFailure::Busy)) => (Err(EINVAL), uapi::RESET_BUSY),
-        Ok(Err(ResetFailure::Killed)) => (Err(EINTR), uapi::RESET_BUSY),
-        Ok(Err(ResetFailure::BadState)) => (Err(EINVAL), uapi::RESET_BAD_STATE),
-        Ok(Err(ResetFailure::Failed)) => (Err(EIO), uapi::RESET_FAILED),
+    let (result, status) = match how.map(|how| ctrl.request_reset(how)) {
+        Ok(Ok(Outcome::Done)) => (Ok(()), uapi::RESET_OK),
+        Ok(Ok(Outcome::Failed)) => (Err(EIO), uapi::RESET_FAILED),
+        Ok(Ok(Outcome::BadState)) => (Err(EINVAL), uapi::RESET_BAD_STATE),
+        Ok(Ok(Outcome::Refused)) => (Err(EINVAL), uapi::RESET_UNSUPPORTED),
+        Ok(Err(NotServed::TimedOut)) => (Err(EINVAL), uapi::RESET_BUSY),
+        Ok(Err(NotServed::Killed)) => (Err(EINTR), uapi::RESET_BUSY),
+        Ok(Err(NotServed::NoMemory)) => (Err(ENOMEM), uapi::RESET_FAILED),
         Err(status) => (Err(EINVAL), status),
     };
     finish(ctrl, arg, offset_of!(uapi::Reset, status), &status, result)
@@ -317,22 +329,10 @@ impl File {
 
         let flow = Flow::of(input.session.flags);
         let held = self.admit(flow, &input.session)?;
-        let concluded = match flow {
-            Flow::Open => {
-                let begun = ctrl.begin_open();
-                let sent = begun
-                    .or_else(|condition| check_condition(condition, uapi::EXT_HSM_NOT_READY))
-                    .map_err(NotCompleted::from)
-                    .and_then(|()| self.hsm_send(ctrl, input, flow, held));
-                let concluded = self.conclude(flow, sent);
-                if begun.is_ok() {
-                    ctrl.end_open();
-                }
-                concluded
-            }
-            _ => self.conclude(flow, self.hsm_send(ctrl, input, flow, held)),
-        };
-        let (command, completion) = concluded?;
+        // Kept until the descriptor knows of its session.
+        let mut opening = None;
+        let sent = self.hsm_send(ctrl, input, flow, held, &mut opening);
+        let (command, completion) = self.conclude(flow, sent)?;
 
         let len = u32::from(completion.len).min(input.dst_len);
         cmd.out.status = u32::from(completion.status);
@@ -352,12 +352,18 @@ impl File {
     ) -> Result<(hsm::Command<'a>, hsm::Completion), Failure> {
         let mut record = self.record.lock();
         let before = record.id();
+        let mut unsure = false;
         let result = match sent {
             Ok((command, completion)) => {
                 record.completed(flow, completion.status, &completion.report);
                 Ok((command, completion))
             }
-            Err(NotCompleted { was_sent, failure }) => {
+            Err(NotCompleted {
+                was_sent,
+                has_ended,
+                failure,
+            }) => {
+                unsure = was_sent && has_ended && matches!(flow, Flow::Open | Flow::Close);
                 if was_sent {
                     record.lost(flow);
                 } else {
@@ -375,6 +381,9 @@ impl File {
                 self.orphans.lose_owner(id);
             }
         }
+        if unsure {
+            self.orphans.set_unsure();
+        }
         result
     }
 
@@ -386,7 +395,7 @@ impl File {
         record.admit(flow, id).map_err(Failure::invalid)?;
         Ok(match flow {
             Flow::InSession => hsm::Held::User(self.users.token()),
-            Flow::Close => hsm::Held::Closing(session.id),
+            Flow::Close => hsm::Held::Closing(self.orphans.closing(session.id)),
             Flow::None | Flow::Open => hsm::Held::Nothing,
         })
     }
@@ -396,11 +405,12 @@ impl File {
         ctrl: &'a Ctrl<'a>,
         input: &HsmIn,
         flow: Flow,
-        held: hsm::Held,
+        mut held: hsm::Held,
+        opening: &mut Option<Opening>,
     ) -> Result<(hsm::Command<'a>, hsm::Completion), NotCompleted> {
         let patience = ctrl.patience();
         match flow {
-            Flow::Open => ctrl.flush_orphans(patience),
+            Flow::Open => ctrl.flush_orphans(),
             Flow::Close => self.wait_for_users(patience)?,
             Flow::None | Flow::InSession => {}
         }
@@ -429,6 +439,14 @@ impl File {
             },
             id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
         };
+        if flow == Flow::Open {
+            let begun = ctrl.begin_open().or_else(|condition| {
+                check_condition(condition, uapi::EXT_HSM_NOT_READY)?;
+                Err(Failure::new(EINTR, uapi::EXT_ABORTED))
+            })?;
+            held = hsm::Held::Opening(begun.clone());
+            *opening = Some(begun);
+        }
         Ok(command.run(&header, held, patience)?)
     }
 

@@ -14,9 +14,11 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         Arc, //
     },
@@ -33,18 +35,24 @@ use crate::{
         gate::Gate,
         process,
         work, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 /// See the [module](self).
 #[pin_data]
 pub(crate) struct Orphans {
-    // A bit by session identifier: nobody has it.
+    // A bit by session identifier: the device has it, and nobody else.
     ids: Atomic<u64>,
-    // By session identifier: how many descriptors have it. It may be two for a moment, when one
-    // has just closed it.
+    // By session identifier: how many descriptors have it, and commands that use or close it and
+    // have not ended.
     owners: [Atomic<u32>; Orphans::MAX_IDS as usize],
+    // How many commands that open a session have not ended, or are about to be sent.
+    opens: Atomic<u32>,
+    // How many reasons there are to send none now.
+    opens_held_back: Atomic<u32>,
+    // Whether a command that opens or closes a session ended without a completion, so that the
+    // device may have one that nobody knows of.
+    unsure: Atomic<bool>,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
@@ -80,11 +88,7 @@ impl WorkItem<FLUSH> for Orphans {
     fn run(this: Arc<Orphans>) {
         // Without a device there is nothing to flush.
         let _ = this.gate.with(|ctrl| {
-            let patience = Patience {
-                killable: false,
-                ..ctrl.patience()
-            };
-            ctrl.flush_orphans(patience);
+            ctrl.flush_orphans();
             Ok(())
         });
     }
@@ -104,6 +108,9 @@ impl Orphans {
             pin_init!(Self {
                 ids: Atomic::new(0),
                 owners: [const { Atomic::new(0) }; Orphans::MAX_IDS as usize],
+                opens: Atomic::new(0),
+                opens_held_back: Atomic::new(0),
+                unsure: Atomic::new(false),
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -117,7 +124,12 @@ impl Orphans {
     /// An identifier that the device cannot have given is ignored.
     pub(crate) fn add(self: &Arc<Self>, id: u16) {
         self.keep(id);
-        // If it is queued already, it will see this one, too.
+        self.flush_soon();
+    }
+
+    /// Has all sessions flushed that were noted. May be called from any context.
+    pub(crate) fn flush_soon(self: &Arc<Self>) {
+        // If it is queued already, it will see those that are there now, too.
         let _ = workqueue::system_long().enqueue::<Arc<Self>, FLUSH>(self.clone());
     }
 
@@ -127,7 +139,7 @@ impl Orphans {
         let _ = workqueue::system_highpri().enqueue::<Arc<Self>, RELEASE>(self.clone());
     }
 
-    /// Notes the session `id`, which could not be flushed now.
+    /// Notes the session `id`, which nobody has any more.
     pub(crate) fn keep(&self, id: u16) {
         if id >= Self::MAX_IDS {
             return;
@@ -145,18 +157,63 @@ impl Orphans {
         }
     }
 
-    /// Notes that a descriptor does not have the session `id` any more.
+    /// Notes that a descriptor does not have the session `id` any more. If the device still has it,
+    /// this was noted before by [`Self::keep`].
     pub(crate) fn lose_owner(&self, id: u16) {
         if let Some(owners) = self.owners.get(usize::from(id)) {
             owners.fetch_sub(1, Full);
         }
     }
 
-    /// Returns whether a descriptor has the session `id`.
+    /// Returns whether a descriptor has the session `id`, or a command that has not ended.
     pub(crate) fn is_owned(&self, id: u16) -> bool {
         self.owners
             .get(usize::from(id))
-            .is_some_and(|owners| owners.load(Relaxed) != 0)
+            .is_some_and(|owners| owners.fetch_add(0, Full) != 0)
+    }
+
+    /// Notes that a command which closes the session `id` is about to be sent.
+    pub(crate) fn closing(self: &Arc<Self>, id: u16) -> Closing {
+        self.gain_owner(id);
+        Closing {
+            orphans: self.clone(),
+            id,
+        }
+    }
+
+    /// Notes that a command which opens a session is about to be sent, unless something holds it
+    /// back.
+    pub(crate) fn try_open(self: &Arc<Self>) -> Option<Opening> {
+        let opening = Opening::new(self);
+        // Fully ordered, as are the two accesses of `hold_opens_back()` and `opens()`: either the
+        // one who opens sees that it is held back, or the other sees it.
+        (self.opens_held_back.fetch_add(0, Full) == 0).then_some(opening)
+    }
+
+    /// Returns how many commands that open a session have not ended.
+    pub(crate) fn opens(&self) -> u32 {
+        self.opens.fetch_add(0, Full)
+    }
+
+    /// Lets no command that opens a session be sent until the result is dropped.
+    pub(crate) fn hold_opens_back(self: &Arc<Self>) -> HeldBack {
+        self.opens_held_back.fetch_add(1, Full);
+        HeldBack(self.clone())
+    }
+
+    /// Notes that a command that opens or closes a session ended without a completion.
+    pub(crate) fn set_unsure(&self) {
+        self.unsure.store(true, Release);
+    }
+
+    /// Takes note that sessions which nobody knows of are about to be flushed.
+    pub(crate) fn clear_unsure(&self) {
+        self.unsure.xchg(false, Full);
+    }
+
+    /// Returns whether there may be a session that nobody knows of.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure.load(Acquire)
     }
 
     /// Returns whether there are none.
@@ -164,10 +221,24 @@ impl Orphans {
         self.ids.load(Relaxed) == 0
     }
 
-    /// Takes all of them.
-    pub(crate) fn take(&self) -> impl Iterator<Item = u16> {
-        let ids = self.ids.xchg(0, Full);
-        (0..Self::MAX_IDS).filter(move |id| ids & 1 << id != 0)
+    /// Takes the session `id`, if it was noted.
+    pub(crate) fn take(&self, id: u16) -> bool {
+        if id >= Self::MAX_IDS {
+            return false;
+        }
+        let mut ids = self.ids.load(Relaxed);
+        while ids & 1 << id != 0 {
+            match self.ids.cmpxchg(ids, ids & !(1 << id), Full) {
+                Ok(_) => return true,
+                Err(now) => ids = now,
+            }
+        }
+        false
+    }
+
+    /// Takes one of them.
+    pub(crate) fn take_any(&self) -> Option<u16> {
+        (0..Self::MAX_IDS).find(|id| self.take(*id))
     }
 
     /// Waits until the work that is under way has ended, and lets no other begin. To be called when
@@ -175,5 +246,56 @@ impl Orphans {
     pub(crate) fn stop(self: &Arc<Self>) {
         work::cancel::<_, RELEASE>(self);
         work::cancel::<_, FLUSH>(self);
+    }
+}
+
+/// Stands for a command that closes a session and has not ended.
+pub(crate) struct Closing {
+    orphans: Arc<Orphans>,
+    id: u16,
+}
+
+impl Closing {
+    /// Returns the session.
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.orphans.lose_owner(self.id);
+    }
+}
+
+/// Stands for a command that opens a session and has not ended, or whose descriptor has not learned
+/// of it.
+pub(crate) struct Opening(Arc<Orphans>);
+
+impl Opening {
+    fn new(orphans: &Arc<Orphans>) -> Self {
+        orphans.opens.fetch_add(1, Full);
+        Self(orphans.clone())
+    }
+}
+
+impl Clone for Opening {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opens.fetch_sub(1, Full);
+    }
+}
+
+/// Keeps commands that open a session from being sent.
+pub(crate) struct HeldBack(Arc<Orphans>);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.0.opens_held_back.fetch_sub(1, Full);
     }
 }

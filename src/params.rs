@@ -45,3 +45,8 @@ pub(crate) fn command_timeout() -> Delta {
     let wanted = i64::from(module_parameters::abort_timeout_in_sec.value());
     Delta::from_secs(wanted.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS))
 }
+
+/// Returns whether a physical function may be reset.
+pub(crate) fn may_reset_physical() -> bool {
+    module_parameters::pf_lvl2_abort_enabled.value()
+}

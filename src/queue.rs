@@ -47,6 +47,7 @@ use kernel::{
 use crate::{
     combine::Combiner,
     orphans::Orphans,
+    recovery::Recovery,
     regs::{
         Doorbells,
         QueueId, //
@@ -103,8 +104,9 @@ pub(crate) trait Class: Send + Sync + 'static {
     /// Returns the command identifier of a completion queue entry.
     fn cid(cqe: &Self::Cqe) -> u16;
 
-    /// Called with the completion of a command whose waiter has left, and what went with it.
-    fn orphaned(orphans: &Arc<Orphans>, cqe: &Self::Cqe, token: Self::Token);
+    /// Called for a command whose waiter has left, with its completion, if it has one, and what
+    /// went with it.
+    fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&Self::Cqe>, token: Self::Token);
 }
 
 /// How a waiter finds out that its command has completed.
@@ -128,11 +130,78 @@ fn slice() -> Jiffies {
     msecs_to_jiffies(INTERRUPT_LOST_AFTER_MS).max(1)
 }
 
+/// What a queue does with the device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+enum Mode {
+    /// It submits commands.
+    Open = 0,
+    /// It submits none, but gives completion queue entries back.
+    Closed = 1,
+    /// It rings no doorbell.
+    Silent = 2,
+}
+
+/// What is to be ended of a queue that is not open, as the device is done with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+enum Ending {
+    Nothing = 0,
+    /// The submission queue: the completion queue lives on.
+    Submissions = 1,
+    /// Both queues.
+    Both = 2,
+}
+
+/// How long the command of a slot has been seen under way.
+///
+/// A device that takes commands one after another works on those before it first, so the time
+/// counts from the last completion of the queue, unless that was of a later command.
+struct Watch {
+    /// The command, see [`Slot::under_way`], plus one; 0 if there was none.
+    command: Atomic<u32>,
+    age_ms: Atomic<u32>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            command: Atomic::new(0),
+            age_ms: Atomic::new(0),
+        }
+    }
+
+    fn is_for(&self, under_way: Option<u32>) -> bool {
+        under_way.is_some_and(|command| command + 1 == self.command.load(Relaxed))
+    }
+
+    /// Looks at a slot after `passed_ms`; `waits` is whether the command waits for earlier ones, of
+    /// which some have completed meanwhile.
+    fn look(&self, under_way: Option<u32>, passed_ms: u32, waits: bool) {
+        if self.is_for(under_way) && !waits {
+            let age = self.age_ms.load(Relaxed);
+            self.age_ms.store(age.saturating_add(passed_ms), Relaxed);
+        } else {
+            self.age_ms.store(0, Relaxed);
+            let command = under_way.map_or(0, |command| command + 1);
+            self.command.store(command, Relaxed);
+        }
+    }
+}
+
+/// Those who do what queues cannot do in the context that they find it in.
+#[derive(Clone)]
+pub(crate) struct Helpers {
+    pub(crate) orphans: Arc<Orphans>,
+    pub(crate) recovery: Arc<Recovery>,
+}
+
 /// See the [module](self).
 pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
     orphans: Arc<Orphans>,
+    recovery: Arc<Recovery>,
     tags: Tags,
     permits: Arc<Permits>,
     slots: KVec<Pin<KBox<Slot<C::Token>>>>,
@@ -154,8 +223,25 @@ pub(crate) struct QueuePair<C: Class> {
     // Both used by the reaper only.
     cq_head: Atomic<u32>,
     cq_phase: Atomic<bool>,
-    halted: Atomic<bool>,
-    released: Atomic<bool>,
+    mode: Atomic<u32>,
+    ending: Atomic<u32>,
+    // How often the queue was started, and the start of which waiters are told to leave.
+    starts: Atomic<u32>,
+    deserted: Atomic<u32>,
+    // By tag. Used by the monitor, and by who has its clocks begin anew.
+    watches: KVec<Watch>,
+    // By tag: the number of the command in the order of submission. Written by the pump only.
+    serials: KVec<Atomic<u32>>,
+    submitted: Atomic<u32>,
+    // How many commands were completed while the queue was open, and the last one's number.
+    // Written by the reaper only.
+    completed: Atomic<u64>,
+    last_completed: Atomic<u32>,
+    // What `completed` was when the monitor looked last.
+    completed_at_watch: Atomic<u64>,
+    // How often the queue was aborted since it had completed so many commands.
+    aborts: Atomic<u32>,
+    completed_at_abort: Atomic<u64>,
     stray: Atomic<u64>,
 }
 
@@ -174,7 +260,7 @@ impl<C: Class> QueuePair<C> {
         size: u16,
         notify: Notify,
         permits: Arc<Permits>,
-        orphans: Arc<Orphans>,
+        helpers: &Helpers,
     ) -> Result<Self> {
         let entries = usize::from(size);
         if !(2..=slot::MAX_TAGS).contains(&entries) {
@@ -187,6 +273,14 @@ impl<C: Class> QueuePair<C> {
             let buffer = Buffer::new(dev, C::SLOT_BYTES)?;
             slots.push(Slot::new(buffer)?, GFP_KERNEL)?;
         }
+        let mut serials = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            serials.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        let mut watches = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            watches.push(Watch::new(), GFP_KERNEL)?;
+        }
         let mask = || -> Result<KVec<Atomic<u64>>> {
             let mut words = KVec::with_capacity(count.div_ceil(64), GFP_KERNEL)?;
             for _ in 0..count.div_ceil(64) {
@@ -197,7 +291,8 @@ impl<C: Class> QueuePair<C> {
         Ok(Self {
             id,
             notify,
-            orphans,
+            orphans: helpers.orphans.clone(),
+            recovery: helpers.recovery.clone(),
             tags: Tags::new(count)?,
             permits,
             slots,
@@ -212,8 +307,19 @@ impl<C: Class> QueuePair<C> {
             cq: Coherent::zeroed_slice(dev, entries * Self::CQE_WORDS, GFP_KERNEL)?,
             cq_head: Atomic::new(0),
             cq_phase: Atomic::new(true),
-            halted: Atomic::new(false),
-            released: Atomic::new(false),
+            // CAST: The discriminants are those of the words.
+            mode: Atomic::new(Mode::Open as u32),
+            ending: Atomic::new(Ending::Nothing as u32),
+            starts: Atomic::new(1),
+            deserted: Atomic::new(0),
+            watches,
+            serials,
+            submitted: Atomic::new(0),
+            completed: Atomic::new(0),
+            last_completed: Atomic::new(0),
+            completed_at_watch: Atomic::new(0),
+            aborts: Atomic::new(0),
+            completed_at_abort: Atomic::new(0),
             stray: Atomic::new(0),
         })
     }
@@ -252,9 +358,19 @@ impl<C: Class> QueuePair<C> {
         self.stray.xchg(0, Relaxed)
     }
 
-    /// Returns whether the queue takes no more commands.
-    pub(crate) fn is_halted(&self) -> bool {
-        self.halted.load(Acquire)
+    /// Returns whether the queue takes commands.
+    fn is_open(&self) -> bool {
+        self.is_mode(Mode::Open)
+    }
+
+    fn is_mode(&self, mode: Mode) -> bool {
+        // CAST: The discriminants are those of the word.
+        self.mode.load(Acquire) == mode as u32
+    }
+
+    fn is_ending(&self, ending: Ending) -> bool {
+        // CAST: As above.
+        self.ending.load(Acquire) == ending as u32
     }
 
     /// Returns whether no command is under way.
@@ -297,7 +413,7 @@ impl<C: Class> QueuePair<C> {
             }
             self.cq_head.store(head, Relaxed);
             self.cq_phase.store(phase, Relaxed);
-            if !self.is_halted() {
+            if !self.is_mode(Mode::Silent) {
                 doorbells.ring_cq(self.id, head);
             }
             for cqe in batch.iter().take(count) {
@@ -307,8 +423,10 @@ impl<C: Class> QueuePair<C> {
                 break;
             }
         }
-        if self.released.load(Acquire) {
+        if !self.is_ending(Ending::Nothing) {
             self.end_all(Phase::InFlight);
+        }
+        if self.is_ending(Ending::Both) {
             self.clear_cq();
         }
     }
@@ -331,6 +449,8 @@ impl<C: Class> QueuePair<C> {
     fn complete(&self, cqe: &C::Cqe) {
         let cid = C::cid(cqe);
         let tag = slot::tag_of(cid);
+        // Before it ends, after which there may be another command in the slot.
+        let serial = self.serials.get(tag).map(|serial| serial.load(Relaxed));
         let ended = match self.slots.get(tag) {
             Some(slot) => slot.end(Phase::InFlight, Some((cid, cqe.as_ref()))),
             None => Ended::Stray,
@@ -340,6 +460,15 @@ impl<C: Class> QueuePair<C> {
             Ended::Orphaned => self.disown(tag),
             Ended::Stray => {
                 self.stray.fetch_add(1, Relaxed);
+                return;
+            }
+        }
+        // Those that deleting the queue ends say nothing of how it does.
+        if self.is_open() {
+            let completed = self.completed.load(Relaxed);
+            self.completed.store(completed + 1, Relaxed);
+            if let Some(serial) = serial {
+                self.last_completed.store(serial, Relaxed);
             }
         }
     }
@@ -385,7 +514,8 @@ impl<C: Class> QueuePair<C> {
     /// Returns whether it must be called again soon: there are commands which nobody waits for, and
     /// nobody would be told that they have ended.
     pub(crate) fn release_orphans(&self, doorbells: &Doorbells<'_>) -> bool {
-        let is_polled = self.notify == Notify::Poll;
+        // Of a queue that is silent all is known.
+        let is_polled = self.notify == Notify::Poll && !self.is_mode(Mode::Silent);
         if is_polled && self.abandoned.load(Relaxed) != 0 {
             self.reap(doorbells);
         }
@@ -412,8 +542,9 @@ impl<C: Class> QueuePair<C> {
         let _ = slot.buffer().clear(0, C::SLOT_BYTES);
         self.abandoned.fetch_sub(1, Relaxed);
         self.free(slot, tag);
-        if let (Verdict::Completed, Some(token)) = (verdict, token) {
-            C::orphaned(&self.orphans, &cqe, token);
+        if let Some(token) = token {
+            let cqe = (verdict == Verdict::Completed).then_some(&cqe);
+            C::orphaned(&self.orphans, cqe, token);
         }
     }
 
@@ -457,7 +588,7 @@ impl<C: Class> QueuePair<C> {
 
     /// The work of the pump: submits what is pending, with one doorbell for all of it.
     fn pump_locked(&self, doorbells: &Doorbells<'_>) {
-        let halted = self.halted.load(Acquire);
+        let open = self.is_open();
         let entries = u32::from(self.size());
         let first = self.sq_tail.load(Relaxed);
         let mut tail = first;
@@ -471,14 +602,14 @@ impl<C: Class> QueuePair<C> {
                 // CAST: Less than 64.
                 let tag = index * 64 + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                if halted {
+                if !open {
                     self.end_halted(tag, Phase::Queued);
                 } else if self.write_sqe(tag, tail).is_ok() {
                     tail = if tail + 1 == entries { 0 } else { tail + 1 };
                 }
             }
         }
-        if self.released.load(Acquire) {
+        if !self.is_ending(Ending::Nothing) {
             self.sq_tail.store(0, Relaxed);
         } else if tail != first {
             self.sq_tail.store(tail, Relaxed);
@@ -500,35 +631,132 @@ impl<C: Class> QueuePair<C> {
 
         let sqe = io_project!(prepared, [try: tag]).copy_read();
         io_project!(sq, [try: index]).copy_write(sqe);
+        if let Some(serial) = self.serials.get(tag) {
+            let submitted = self.submitted.load(Relaxed).wrapping_add(1);
+            self.submitted.store(submitted, Relaxed);
+            serial.store(submitted, Relaxed);
+        }
         slot.launch();
         Ok(())
     }
 
-    /// Halts the queue: once this returns no doorbell is rung any more, and what was not submitted
-    /// yet has ended.
-    pub(crate) fn halt(&self, doorbells: &Doorbells<'_>) {
-        self.halted.xchg(true, Full);
-        self.pump.run_here(|| self.pump_locked(doorbells));
+    /// Has the pump and the reaper run once here: whatever was stored before is seen by all runs
+    /// that are not over when this returns.
+    fn settle(&self, doorbells: &Doorbells<'_>) {
         self.reaper.run_here(|| self.reap_locked(doorbells));
+        self.pump.run_here(|| self.pump_locked(doorbells));
     }
 
-    /// Ends all commands of a halted queue, now that the device does not access their memory any
+    fn set_mode(&self, mode: Mode, doorbells: &Doorbells<'_>) {
+        // CAST: The discriminants are those of the word.
+        self.mode.xchg(mode as u32, Full);
+        self.settle(doorbells);
+    }
+
+    /// Ends all commands of a queue that is not open, and resets what `ending` says.
+    fn end(&self, ending: Ending, doorbells: &Doorbells<'_>) {
+        // CAST: The discriminants are those of the word.
+        self.ending.xchg(ending as u32, Full);
+        self.settle(doorbells);
+        // CAST: As above.
+        self.ending.xchg(Ending::Nothing as u32, Full);
+        // Once this has run nobody is still at ending it.
+        self.settle(doorbells);
+    }
+
+    /// Closes the queue: once this returns nothing is submitted any more, and what was not
+    /// submitted yet has ended.
+    pub(crate) fn close(&self, doorbells: &Doorbells<'_>) {
+        self.set_mode(Mode::Closed, doorbells);
+    }
+
+    /// Closes the queue, and once this returns rings no doorbell any more.
+    pub(crate) fn silence(&self, doorbells: &Doorbells<'_>) {
+        self.set_mode(Mode::Silent, doorbells);
+    }
+
+    /// Ends all commands of a closed queue, now that the device has deleted its submission queue;
+    /// those that it completed before keep their completion.
+    pub(crate) fn end_submitted(&self, doorbells: &Doorbells<'_>) {
+        self.end(Ending::Submissions, doorbells);
+    }
+
+    /// Ends all commands of a silent queue, now that the device does not access their memory any
     /// more; those that it completed before keep their completion. The rings are as they were when
     /// new then.
     pub(crate) fn release(&self, doorbells: &Doorbells<'_>) {
-        self.released.xchg(true, Full);
-        self.reaper.run_here(|| self.reap_locked(doorbells));
-        self.pump.run_here(|| self.pump_locked(doorbells));
+        self.end(Ending::Both, doorbells);
     }
 
-    /// Lets a queue that was halted and released take commands again. The device must know of it,
-    /// or be told before there is a command.
-    pub(crate) fn restart(&self, doorbells: &Doorbells<'_>) {
-        self.released.xchg(false, Full);
-        // Once these have run nobody is still at releasing it.
-        self.reaper.run_here(|| self.reap_locked(doorbells));
-        self.pump.run_here(|| self.pump_locked(doorbells));
-        self.halted.xchg(false, Full);
+    /// Lets the queue take commands again, or for the first time. The device must know of it, or be
+    /// told before there is a command.
+    pub(crate) fn open(&self, doorbells: &Doorbells<'_>) {
+        self.starts.fetch_add(1, Full);
+        self.set_mode(Mode::Open, doorbells);
+    }
+
+    /// Returns a number for the time since the queue was opened last.
+    pub(crate) fn start(&self) -> u32 {
+        self.starts.load(Acquire)
+    }
+
+    /// Tells all waiters to leave, and their slots with the device, unless the queue was opened
+    /// again since [`Self::start`] was `start`. They look now and then.
+    pub(crate) fn desert(&self, start: u32) {
+        self.deserted.xchg(start, Full);
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.deserted.load(Acquire) == self.start()
+    }
+
+    /// Returns how many commands are left to the device for good, until it has stopped.
+    pub(crate) fn quarantined(&self) -> usize {
+        if !self.is_deserted() {
+            return 0;
+        }
+        let under_way = self.slots.iter().filter(|slot| slot.under_way().is_some());
+        under_way.count()
+    }
+
+    /// Takes note of how long commands have been under way, `passed_ms` after the last time.
+    /// Returns whether one has been for `limit_ms`.
+    ///
+    /// To be called by one task at a time.
+    pub(crate) fn watch(&self, passed_ms: u32, limit_ms: u32) -> bool {
+        let completed = self.completed.load(Relaxed);
+        let advanced = self.completed_at_watch.xchg(completed, Relaxed) != completed;
+        let last = self.last_completed.load(Relaxed);
+        for ((slot, watch), serial) in self.slots.iter().zip(&self.watches).zip(&self.serials) {
+            let is_later = serial.load(Relaxed).wrapping_sub(last) < u32::MAX / 2;
+            watch.look(slot.under_way(), passed_ms, advanced && is_later);
+        }
+        self.is_overdue(limit_ms)
+    }
+
+    /// Returns whether a command has been under way for `limit_ms`, as far as was noted.
+    pub(crate) fn is_overdue(&self, limit_ms: u32) -> bool {
+        let mut watched = self.slots.iter().zip(&self.watches);
+        watched.any(|(slot, watch)| {
+            watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.under_way())
+        })
+    }
+
+    /// Has the clocks of all commands begin anew.
+    pub(crate) fn forgive(&self) {
+        for watch in &self.watches {
+            watch.age_ms.store(0, Relaxed);
+        }
+    }
+
+    /// Counts an abort of the queue. Returns how many there were in a row, without a completion
+    /// between.
+    pub(crate) fn count_abort(&self) -> u32 {
+        let completed = self.completed.load(Relaxed);
+        if self.completed_at_abort.xchg(completed, Relaxed) != completed {
+            self.aborts.store(0, Relaxed);
+        }
+        self.aborts.fetch_add(1, Relaxed) + 1
     }
 }
 
@@ -541,11 +769,13 @@ pub(crate) enum Lost {
     Interrupted,
     /// The device did not complete it in time. Its slot stays with the device.
     TimedOut,
+    /// The device does not answer any more. The slot stays with the device.
+    Deserted,
     /// The waiting task is being killed. Its slot stays with the device.
     Killed,
-    /// The queues were halted. The command was not sent.
+    /// The queues are closed. The command was not sent.
     Refused,
-    /// The queue was halted while the command was under way. The device does not use its slot any
+    /// The queue was closed while the command was under way. The device does not use its slot any
     /// more, but may have carried it out.
     Halted,
 }
@@ -553,7 +783,10 @@ pub(crate) enum Lost {
 impl Lost {
     /// Returns whether the device may have carried the command out, or may do so still.
     pub(crate) fn was_sent(self) -> bool {
-        matches!(self, Lost::TimedOut | Lost::Killed | Lost::Halted)
+        matches!(
+            self,
+            Lost::TimedOut | Lost::Deserted | Lost::Killed | Lost::Halted
+        )
     }
 }
 
@@ -636,6 +869,7 @@ impl<C: Class> Owned<'_, C> {
             match self.wait_once(&wait) {
                 Waited::Done => break None,
                 Waited::Killed => break Some(Lost::Killed),
+                Waited::TimedOut if self.queue.is_deserted() => break Some(Lost::Deserted),
                 Waited::TimedOut if wait.is_over() => break Some(Lost::TimedOut),
                 Waited::TimedOut => {}
             }
@@ -680,10 +914,14 @@ impl<C: Class> Owned<'_, C> {
         if self.slot.done().try_wait() {
             return Waited::Done;
         }
-        if self.queue.notify == Notify::Poll {
-            process::sleep_a_tick();
-            if wait.patience().killable && process::is_killed() {
-                return Waited::Killed;
+        match self.queue.notify {
+            // It has been long: is all well with the device?
+            Notify::Vector(_) => self.queue.recovery.look(),
+            Notify::Poll => {
+                process::sleep_a_tick();
+                if wait.patience().killable && process::is_killed() {
+                    return Waited::Killed;
+                }
             }
         }
         Waited::TimedOut
@@ -729,13 +967,18 @@ impl<C: Class> Pool<C> {
         id: QueueId,
         size: u16,
         notify: Notify,
-        orphans: Arc<Orphans>,
+        helpers: &Helpers,
     ) -> Result {
-        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), orphans)?;
+        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), helpers)?;
         let count = i32::from(size.saturating_sub(1));
         self.queues.push(queue, GFP_KERNEL)?;
         self.permits.add(count);
         Ok(())
+    }
+
+    /// Gives the queues up without freeing their memory, which the device may still access.
+    pub(crate) fn leak(&mut self) {
+        core::mem::forget(core::mem::take(&mut self.queues));
     }
 
     /// Returns the queues.
@@ -753,14 +996,14 @@ impl<C: Class> Pool<C> {
         doorbells: &'a Doorbells<'a>,
         patience: Patience,
     ) -> Result<Owned<'a, C>, Lost> {
-        if self.is_halted() {
+        if self.is_closed() {
             return Err(Lost::Refused);
         }
         let wait = patience.start();
         self.permits
             .take(|handed_over| loop {
                 match wait.wait(handed_over, slice()) {
-                    Waited::TimedOut if wait.is_over() || self.is_halted() => {
+                    Waited::TimedOut if wait.is_over() || self.is_closed() => {
                         break Waited::TimedOut;
                     }
                     // Nobody may be waiting for those who hold the slots.
@@ -774,23 +1017,37 @@ impl<C: Class> Pool<C> {
             })
             .map_err(|waited| match waited {
                 Waited::Killed => Lost::Interrupted,
-                _ if self.is_halted() => Lost::Refused,
+                _ if self.is_closed() => Lost::Refused,
                 _ => Lost::Busy,
             })?;
 
         // There is one: tags are given back before permits. It may take more than one look if
         // others take and give meanwhile.
-        loop {
+        let lost = loop {
             if let Some(owned) = self.try_take(doorbells) {
                 return Ok(owned);
             }
-            core::hint::spin_loop();
-        }
+            if self.queues.iter().all(QueuePair::is_open) {
+                core::hint::spin_loop();
+                continue;
+            }
+            // Those that are free may be slots of a queue that is being aborted.
+            if self.is_closed() {
+                break Lost::Refused;
+            } else if wait.is_over() {
+                break Lost::Busy;
+            } else if patience.killable && process::is_killed() {
+                break Lost::Interrupted;
+            }
+            process::sleep_a_tick();
+        };
+        self.permits.give();
+        Err(lost)
     }
 
     /// Returns whether there is no queue that takes commands.
-    fn is_halted(&self) -> bool {
-        self.queues.iter().all(QueuePair::is_halted)
+    fn is_closed(&self) -> bool {
+        !self.queues.iter().any(QueuePair::is_open)
     }
 
     /// Takes a slot, if one is free: of an idle queue if there is one, counting from that of the
@@ -798,7 +1055,7 @@ impl<C: Class> Pool<C> {
     fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
         let home = crate::sys::this_cpu().checked_rem(self.queues.len())?;
         let (before, from_home) = self.queues.split_at_checked(home)?;
-        let in_order = || Iterator::chain(from_home.iter(), before);
+        let in_order = || Iterator::chain(from_home.iter(), before).filter(|queue| queue.is_open());
 
         let idle = in_order()
             .filter(|queue| queue.is_idle())

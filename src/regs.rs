@@ -173,6 +173,30 @@ fn check_size(dev: &pci::Device<Bound>, bar: u32) -> Result {
     Ok(())
 }
 
+/// How a controller is, as far as it says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Health {
+    /// It is ready.
+    Good,
+    /// It is not ready.
+    NotReady,
+    /// It has a fault (2.9).
+    Fault,
+    /// It reads as all ones (2.6).
+    Absent,
+}
+
+impl From<CSTS> for Health {
+    fn from(csts: CSTS) -> Self {
+        match csts.into_raw() {
+            ALL_ONES => Health::Absent,
+            _ if csts.cfs() => Health::Fault,
+            _ if csts.rdy() => Health::Good,
+            _ => Health::NotReady,
+        }
+    }
+}
+
 /// How a controller is stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Stop {
@@ -211,6 +235,11 @@ impl<'bound> Registers<'bound> {
             return Err(ENODEV);
         }
         Ok(cap)
+    }
+
+    /// Returns how the controller is.
+    pub(crate) fn health(&self) -> Health {
+        Health::from(self.bar.read(CSTS))
     }
 
     /// Returns how long the controller may take to become ready, or to stop (2.8.5).

@@ -261,7 +261,7 @@ impl Users {
     }
 
     /// Says that the descriptor is closed and `session` is to be flushed. Returns whether that may
-    /// be done now; otherwise the last user does it.
+    /// be done now; otherwise the last user sees to it, and is its owner until then.
     pub(crate) fn close(&self, session: u16) -> bool {
         let flush = (u64::from(session) + 1) << Self::FLUSH_SHIFT;
         self.state.fetch_add(flush, Full) & Self::COUNT == 0
@@ -284,6 +284,7 @@ impl Drop for Token {
         ) {
             // CAST: `close()` got it as a `u16`.
             users.orphans.add(session as u16);
+            users.orphans.lose_owner(session as u16);
         }
         if users.waiting.load(Relaxed) {
             users.changed.signal();

@@ -50,7 +50,9 @@ use crate::sys::{
 pub(crate) const MAX_TAGS: usize = 1 << TAG_BITS;
 
 const TAG_BITS: u32 = 10;
-const GENERATIONS: u32 = 1 << (16 - TAG_BITS);
+
+/// Generations that a command identifier tells apart.
+const CID_GENERATIONS: u32 = 1 << (16 - TAG_BITS);
 
 /// Where a command is. See the [module](self).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,9 +67,9 @@ pub(crate) enum Phase {
 
 /// The state word of a slot: phase, abandoned mark, and generation.
 ///
-/// The generation is new each time the slot is used, and is part of the command identifier. A
-/// completion that the device sends twice, or too late, is therefore not taken for that of a
-/// later command in the same slot.
+/// The generation is new each time the slot is used, and its low bits are part of the command
+/// identifier. A completion that the device sends twice, or too late, is therefore not taken for
+/// that of a later command in the same slot.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct State(u32);
 
@@ -98,8 +100,12 @@ impl State {
         self.0 >> Self::GENERATION_SHIFT
     }
 
+    fn generation_of_cid(self) -> u32 {
+        self.generation() % CID_GENERATIONS
+    }
+
     fn next_use(self) -> Self {
-        let generation = (self.generation() + 1) % GENERATIONS;
+        let generation = self.generation().wrapping_add(1);
         Self(generation << Self::GENERATION_SHIFT).with(Phase::Owned)
     }
 }
@@ -208,9 +214,9 @@ impl<T: Unpin> Slot<T> {
 
     /// Returns the command identifier, for the owner of the slot with this `tag`.
     pub(crate) fn cid(&self, tag: usize) -> u16 {
-        let generation = State(self.state.load(Relaxed)).generation();
+        let generation = State(self.state.load(Relaxed)).generation_of_cid();
 
-        // CAST: A generation has as many bits as a tag leaves, and tags are below `MAX_TAGS`.
+        // CAST: This has as many bits as a tag leaves, and tags are below `MAX_TAGS`.
         ((generation << TAG_BITS) as u16) | tag as u16
     }
 
@@ -240,7 +246,7 @@ impl<T: Unpin> Slot<T> {
             return Ended::Stray;
         }
         if let Some((cid, words)) = cqe {
-            if u32::from(cid) >> TAG_BITS != state.generation() {
+            if u32::from(cid) >> TAG_BITS != state.generation_of_cid() {
                 return Ended::Stray;
             }
             // Nobody else writes these: slots are moved on from `from` by one only. The waiter
@@ -312,6 +318,14 @@ impl<T: Unpin> Slot<T> {
             }
         }
         verdict
+    }
+
+    /// Returns a number for the command that is under way, whether anybody waits for it or not: it
+    /// is another one for each of the next 16 million commands of the slot.
+    pub(crate) fn under_way(&self) -> Option<u32> {
+        let state = State(self.state.load(Relaxed));
+
+        (state.is(Phase::InFlight) || state.is(Phase::Queued)).then_some(state.generation())
     }
 
     /// -> Free, by the owner, before giving the tag back.

@@ -188,6 +188,9 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Longer than anybody waits.
+    pub(crate) const ENDLESS: Delta = Delta::from_secs(100 * 365 * 24 * 60 * 60);
+
     /// Begins to wait.
     pub(crate) fn start(self) -> Wait {
         Wait {

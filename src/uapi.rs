@@ -136,6 +136,7 @@ pub(crate) const RESET_BUSY: u32 = 1;
 pub(crate) const RESET_BAD_STATE: u32 = 2;
 pub(crate) const RESET_FAILED: u32 = 3;
 pub(crate) const RESET_BAD_TYPE: u32 = 4;
+pub(crate) const RESET_UNSUPPORTED: u32 = 6;
 
 pub(crate) const AES_ENCRYPT: u8 = 0;
 pub(crate) const AES_DECRYPT: u8 = 1;

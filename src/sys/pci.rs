@@ -83,6 +83,33 @@ impl<'bound> Enabled<'bound> {
         unsafe { bindings::pci_clear_master(self.as_raw()) };
     }
 
+    /// Returns whether the function answers to configuration accesses.
+    pub(crate) fn is_present(&self) -> bool {
+        // SAFETY: The function is valid.
+        unsafe { bindings::pci_device_is_present(self.as_raw()) }
+    }
+
+    /// Returns whether it is a physical function that may have virtual ones.
+    pub(crate) fn is_physical(&self) -> bool {
+        // CAST: A small constant.
+        let capability = bindings::PCI_EXT_CAP_ID_SRIOV as i32;
+
+        // SAFETY: The function is valid.
+        unsafe { bindings::pci_find_ext_capability(self.as_raw(), capability) != 0 }
+    }
+
+    /// Waits for what the function has begun to read, and resets it through the bus, after which it
+    /// does nothing more. Returns whether that worked. To be called only while the driver is bound,
+    /// unbound, or shut down.
+    pub(crate) fn reset_function(&self) -> bool {
+        // SAFETY: The function is valid. The driver core has the device locked around the callbacks
+        // that this is called from.
+        unsafe {
+            bindings::pci_wait_for_pending_transaction(self.as_raw());
+            bindings::__pci_reset_function_locked(self.as_raw()) == 0
+        }
+    }
+
     fn as_raw(&self) -> *mut bindings::pci_dev {
         // CAST: A `pci::Device` is a transparent `struct pci_dev`.
         core::ptr::from_ref(self.0).cast_mut().cast()
@@ -94,6 +121,18 @@ impl Drop for Enabled<'_> {
         // SAFETY: The function is valid and was enabled once by `Self::new()`.
         unsafe { bindings::pci_disable_device(self.as_raw()) };
     }
+}
+
+/// Why a driver is to leave a function alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Hold {
+    /// The PCI core resets the function.
+    FunctionReset = 1 << 0,
+    /// There is an error on the way to it.
+    LinkError = 1 << 1,
+    /// The machine sleeps.
+    Sleep = 1 << 2,
 }
 
 /// A function that is being probed.
@@ -136,6 +175,12 @@ where
 
     /// Turns new users away and ends what is under way, before unbinding.
     fn unbind(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
+
+    /// Stops the device, and does not touch it until [`Driver::resume`] for the same reason.
+    fn pause(state: &<Self::State as ForLt>::Of<'_>, reason: Hold);
+
+    /// Starts the device, unless there is another reason not to, or `reason` was none.
+    fn resume(state: &<Self::State as ForLt>::Of<'_>, reason: Hold);
 
     /// The same before the machine is switched off, is restarted, or starts another kernel, which
     /// must not take long. [`Self::unbind`] may follow or not.
@@ -222,7 +267,12 @@ where
         module: &'static ThisModule,
     ) -> Result {
         // SAFETY: The structure is not registered yet, so nobody else looks at it.
-        unsafe { (*pdrv.get()).shutdown = Some(Self::shutdown_callback) };
+        unsafe {
+            let pdrv = pdrv.get();
+            (*pdrv).shutdown = Some(Self::shutdown_callback);
+            (*pdrv).err_handler = Self::ERROR_HANDLERS;
+            (*pdrv).driver.pm = Self::PM_OPS;
+        }
 
         // SAFETY: By the safety requirements of this function. `pci::Adapter` sets the callbacks
         // that it knows and leaves the others alone.
@@ -239,13 +289,110 @@ impl<T: Driver> Adapter<T>
 where
     for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
 {
-    extern "C" fn shutdown_callback(pdev: *mut bindings::pci_dev) {
-        // SAFETY: The PCI core calls this with a valid function, bound to this driver, and holds
-        // the device's lock meanwhile.
+    /// What the PCI core calls around resets of the function, and about errors on the way to it.
+    const ERROR_HANDLERS: &'static bindings::pci_error_handlers = &bindings::pci_error_handlers {
+        error_detected: Some(Self::error_detected_callback),
+        mmio_enabled: Some(Self::mmio_enabled_callback),
+        slot_reset: Some(Self::slot_reset_callback),
+        reset_prepare: Some(Self::reset_prepare_callback),
+        reset_done: Some(Self::reset_done_callback),
+        resume: Some(Self::error_resume_callback),
+        cor_error_detected: None,
+    };
+
+    /// The machine sleeps, with or without saving its memory to disk; or an image of it is made.
+    const PM_OPS: &'static bindings::dev_pm_ops = &bindings::dev_pm_ops {
+        suspend: Some(Self::suspend_callback),
+        resume: Some(Self::resume_callback),
+        freeze: Some(Self::suspend_callback),
+        thaw: Some(Self::resume_callback),
+        poweroff: Some(Self::suspend_callback),
+        restore: Some(Self::resume_callback),
+        ..pin_init::zeroed()
+    };
+
+    /// Calls `inside` with the state of the function.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` must be a function that is bound to this driver and stays so meanwhile.
+    unsafe fn with_data(pdev: *mut bindings::pci_dev, inside: impl FnOnce(&Data<'_, T>)) {
+        // SAFETY: By the safety requirement.
         let dev = unsafe { &*pdev.cast::<pci::Device<CoreInternal<'_>>>() };
 
-        // SAFETY: As above; the driver is bound, so its data is set and has this type.
-        let data = unsafe { dev.as_ref().drvdata_borrow::<Data<'_, T>>() };
-        T::shutdown(data.live.state(), &data.service);
+        // SAFETY: By the safety requirement; while the driver is bound its data is set and has this
+        // type.
+        inside(unsafe { dev.as_ref().drvdata_borrow::<Data<'_, T>>() }.get_ref());
+    }
+
+    fn pause(pdev: *mut bindings::pci_dev, reason: Hold) {
+        // SAFETY: The PCI core calls the callbacks that use this with a valid function, bound to
+        // this driver, and holds the device's lock meanwhile.
+        unsafe { Self::with_data(pdev, |data| T::pause(data.live.state(), reason)) };
+    }
+
+    fn resume(pdev: *mut bindings::pci_dev, reason: Hold) {
+        // SAFETY: As above.
+        unsafe { Self::with_data(pdev, |data| T::resume(data.live.state(), reason)) };
+    }
+
+    extern "C" fn shutdown_callback(pdev: *mut bindings::pci_dev) {
+        // SAFETY: As above.
+        unsafe { Self::with_data(pdev, |data| T::shutdown(data.live.state(), &data.service)) };
+    }
+
+    extern "C" fn reset_prepare_callback(pdev: *mut bindings::pci_dev) {
+        Self::pause(pdev, Hold::FunctionReset);
+    }
+
+    extern "C" fn reset_done_callback(pdev: *mut bindings::pci_dev) {
+        Self::resume(pdev, Hold::FunctionReset);
+    }
+
+    extern "C" fn error_detected_callback(
+        pdev: *mut bindings::pci_dev,
+        state: bindings::pci_channel_state_t,
+    ) -> bindings::pci_ers_result_t {
+        match state {
+            bindings::pci_channel_io_normal => bindings::pci_ers_result_PCI_ERS_RESULT_CAN_RECOVER,
+            bindings::pci_channel_io_frozen => {
+                Self::pause(pdev, Hold::LinkError);
+                bindings::pci_ers_result_PCI_ERS_RESULT_NEED_RESET
+            }
+            _ => {
+                // It will find that there is nothing.
+                Self::resume(pdev, Hold::LinkError);
+                bindings::pci_ers_result_PCI_ERS_RESULT_DISCONNECT
+            }
+        }
+    }
+
+    extern "C" fn mmio_enabled_callback(_: *mut bindings::pci_dev) -> bindings::pci_ers_result_t {
+        bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
+    }
+
+    extern "C" fn slot_reset_callback(pdev: *mut bindings::pci_dev) -> bindings::pci_ers_result_t {
+        // SAFETY: The PCI core calls this with a valid function, and holds the device's lock.
+        unsafe { bindings::pci_restore_state(pdev) };
+        bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
+    }
+
+    extern "C" fn error_resume_callback(pdev: *mut bindings::pci_dev) {
+        Self::resume(pdev, Hold::LinkError);
+    }
+
+    fn pci_dev(dev: *mut bindings::device) -> *mut bindings::pci_dev {
+        // SAFETY: The PCI bus calls the callbacks that use this with the device of a function.
+        unsafe { kernel::container_of!(dev, bindings::pci_dev, dev) }
+    }
+
+    extern "C" fn suspend_callback(dev: *mut bindings::device) -> c_int {
+        Self::pause(Self::pci_dev(dev), Hold::Sleep);
+        0
+    }
+
+    extern "C" fn resume_callback(dev: *mut bindings::device) -> c_int {
+        Self::resume(Self::pci_dev(dev), Hold::Sleep);
+        0
     }
 }

@@ -49,7 +49,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("reset/fifty-under-load", under_load),
         Test::new("reset/two-at-once-both-happen", two_at_once),
         Test::new("reset/failure-is-said-and-rebinding-helps", failure)
-            .may_warn(&["controller does not become ready"])
+            .may_warn(&["controller does not become ready", "cannot be reset"])
             .spoils(),
     ]
 }

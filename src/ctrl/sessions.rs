@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions that nobody has any more, and how the device is told.
+//!
+//! Documentation/architecture.rst 4 and Documentation/recovery.rst 5.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::Delta, //
+};
+
+use crate::{
+    hsm,
+    orphans::{
+        HeldBack,
+        Opening, //
+    },
+    queue::Lost,
+    recovery::Condition,
+    sys::{
+        completion::Waited,
+        process, //
+    },
+    tags::Patience, //
+};
+
+use super::Ctrl;
+
+/// How long somebody waits for a session to be flushed: a device that does not answer holds up
+/// neither closing a file, nor unbinding, nor recovery.
+const FLUSH: Patience = Patience {
+    timeout: Delta::from_secs(1),
+    killable: false,
+};
+
+/// How often in a row flushing what nobody has may fail.
+const MAX_FAILURES: u32 = 3;
+
+impl Ctrl<'_> {
+    /// Lets a command that opens a session be sent now. The result is to be kept until the
+    /// descriptor knows of the session.
+    ///
+    /// # Errors
+    ///
+    /// The condition, if it is not [`Condition::Running`] or the task is killed meanwhile.
+    pub(crate) fn begin_open(&self) -> Result<Opening, Condition> {
+        loop {
+            let opening = self.orphans().try_open();
+            // Looked at after that: who changes the condition waits for those that are counted.
+            let condition = self.condition();
+            match opening {
+                Some(opening) if condition == Condition::Running => return Ok(opening),
+                _ if condition != Condition::Running || process::is_killed() => {
+                    return Err(condition);
+                }
+                _ => process::sleep_a_tick(),
+            }
+        }
+    }
+
+    /// Waits, for a second, until all commands that open a session have ended. To be called when no
+    /// more can be sent.
+    fn wait_for_opens(&self) -> Result<(), Lost> {
+        let wait = FLUSH.start();
+        while self.orphans().opens() != 0 {
+            if wait.is_over() {
+                return Err(Lost::TimedOut);
+            }
+            process::sleep_a_tick();
+        }
+        Ok(())
+    }
+
+    /// Flushes the sessions that are known to have nobody any more. Before somebody opens another,
+    /// the device may have no room for one until this is done.
+    pub(crate) fn flush_orphans(&self) {
+        if self.orphans().is_empty() || !self.lock_flushing() {
+            return;
+        }
+        while let Some(id) = self.orphans().take_any() {
+            if self.flush(id, None).is_err() {
+                break;
+            }
+        }
+        self.flushing.signal();
+    }
+
+    /// Waits until nobody flushes sessions, and keeps others from doing so until
+    /// `self.flushing.signal()`.
+    fn lock_flushing(&self) -> bool {
+        FLUSH.start().for_event(&self.flushing) == Waited::Done
+    }
+
+    /// Flushes the session `id`, by whoever has locked flushing.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lost`]. A flush that was not sent is tried again later; one that was is not, as the
+    /// number may be somebody else's by then.
+    fn flush(&self, id: u16, held_back: Option<HeldBack>) -> Result<(), Lost> {
+        let closing = self.orphans().closing(id);
+        let flushed = self
+            .hsm
+            .take(&self.doorbells, FLUSH)
+            .and_then(|owned| hsm::Command::new(owned).flush(closing, held_back, FLUSH));
+        match flushed {
+            Ok(completion) => {
+                if let Some(id) = completion.report.left_open(completion.status) {
+                    self.orphans().keep(id);
+                }
+                Ok(())
+            }
+            Err(lost) => {
+                match lost {
+                    Lost::Halted => self.orphans().set_unsure(),
+                    // Whoever ends the command sees to it.
+                    _ if lost.was_sent() => {}
+                    _ => self.orphans().keep(id),
+                }
+                Err(lost)
+            }
+        }
+    }
+
+    /// Flushes all sessions but those that descriptors have, or commands that have not ended,
+    /// whether the device has them or not. If this cannot be done now the worker tries it again.
+    pub(super) fn flush_unowned(&self) {
+        // Before looking, so that what ends from now on is looked at again.
+        self.orphans().clear_unsure();
+        match self.flush_each(|id| !self.orphans().is_owned(id)) {
+            Ok(()) => self.flush_failures.store(0, Relaxed),
+            // A device that never does it is not asked for ever: each time costs it a queue abort.
+            Err(_) if self.flush_failures.fetch_add(1, Relaxed) + 1 < MAX_FAILURES => {
+                self.orphans().set_unsure();
+            }
+            Err(_) => self.orphans().clear_unsure(),
+        }
+    }
+
+    /// Flushes all sessions, as nobody can use one any more.
+    pub(super) fn flush_all(&self) {
+        // Not more than this can be done.
+        let _ = self.flush_each(|_| true);
+    }
+
+    /// Flushes all sessions that `which` says, when none can be opened that has the number of one
+    /// that the device does not have.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lost`]: not all were flushed.
+    fn flush_each(&self, which: impl Fn(u16) -> bool) -> Result<(), Lost> {
+        let _held_back = self.orphans().hold_opens_back();
+        self.wait_for_opens()?;
+        if !self.lock_flushing() {
+            return Err(Lost::Busy);
+        }
+        let result = (0..hsm::MAX_SESSIONS)
+            .filter(|id| which(*id))
+            .try_for_each(|id| {
+                // This does it.
+                self.orphans().take(id);
+                self.flush(id, Some(self.orphans().hold_opens_back()))
+            });
+        self.flushing.signal();
+        result
+    }
+}

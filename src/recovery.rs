@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Noticing that a device is not well, and deciding what to do.
+//!
+//! Documentation/recovery.rst. What is done is in [`crate::ctrl`].
+
+use kernel::{
+    impl_has_delayed_work, impl_has_work, new_delayed_work, new_mutex, new_work,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    },
+    workqueue,
+    workqueue::{
+        DelayedWork,
+        Work,
+        WorkItem, //
+    },
+};
+
+use crate::{
+    ctrl::CtrlFamily,
+    regs::{
+        Health,
+        Stop, //
+    },
+    sys::{
+        completion::{
+            Event,
+            Waited, //
+        },
+        gate::Gate,
+        work, //
+    },
+    tags::Patience, //
+};
+
+/// How often the monitor looks at the device.
+const PERIOD_MS: u32 = 500;
+
+/// How long somebody who asks for a reset waits.
+const REQUEST_TIMEOUT: Delta = Delta::from_secs(120);
+
+/// In which condition a controller is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Condition {
+    /// It works, or should.
+    Running = 0,
+    /// It is being stopped or started.
+    Recovering = 1,
+    /// It did not stop, or did not start.
+    Dead = 2,
+    /// It reads as all ones.
+    Absent = 3,
+    /// The driver is being unbound, or the machine switched off.
+    Gone = 4,
+}
+
+impl From<u32> for Condition {
+    fn from(word: u32) -> Self {
+        match word {
+            0 => Condition::Running,
+            1 => Condition::Recovering,
+            2 => Condition::Dead,
+            3 => Condition::Absent,
+            _ => Condition::Gone,
+        }
+    }
+}
+
+/// Why a device is reset.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Cause {
+    /// Somebody asked for it.
+    Asked,
+    /// The controller has a fault.
+    Fault,
+    /// The controller is not ready any more.
+    ReadyLost,
+    /// A queue could not be aborted, or was too often.
+    Unresponsive,
+    /// An earlier reset failed.
+    Retry,
+    /// The device reads as all ones no more.
+    Returned,
+}
+
+impl kernel::fmt::Display for Cause {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        f.write_str(match self {
+            Cause::Asked => "reset on demand",
+            Cause::Fault => "controller fault",
+            Cause::ReadyLost => "controller not ready any more",
+            Cause::Unresponsive => "controller unresponsive",
+            Cause::Retry => "controller stopped",
+            Cause::Returned => "device absent",
+        })
+    }
+}
+
+/// What there is to know before deciding what to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Situation {
+    pub(crate) condition: Condition,
+    pub(crate) health: Health,
+    /// Whether a command is overdue.
+    pub(crate) overdue: bool,
+    /// The reset that somebody asks for.
+    pub(crate) asked: Option<Stop>,
+    /// Whether it is time for another attempt at a dead controller.
+    pub(crate) retry: bool,
+    /// Whether sessions that nobody has are to be flushed.
+    pub(crate) sessions: bool,
+    /// Whether the function may be reset.
+    pub(crate) may_reset: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Action {
+    Nothing,
+    /// Abort the queues that have overdue commands.
+    Abort,
+    Reset(Stop, Cause),
+    /// Say that the device is absent.
+    Leave,
+    /// Cut the device off: it may not be reset.
+    Cut(Cause),
+    /// Refuse the reset that is asked for.
+    Refuse,
+    /// Flush sessions that nobody has.
+    Flush,
+}
+
+impl Situation {
+    /// Decides what to do first.
+    pub(crate) fn decide(&self) -> Action {
+        let reset = |cause| match self.may_reset {
+            true => Action::Reset(Stop::Disable, cause),
+            false => Action::Cut(cause),
+        };
+        match (self.condition, self.health) {
+            (Condition::Gone | Condition::Recovering, _) => Action::Nothing,
+            (Condition::Absent, Health::Absent) => Action::Nothing,
+            (_, Health::Absent) => Action::Leave,
+            (Condition::Absent, _) => reset(Cause::Returned),
+            (Condition::Dead, _) if self.retry && self.may_reset => reset(Cause::Retry),
+            (Condition::Dead, _) => Action::Nothing,
+            (Condition::Running, Health::Fault) => reset(Cause::Fault),
+            (Condition::Running, Health::NotReady) => reset(Cause::ReadyLost),
+            (Condition::Running, Health::Good) => match self.asked {
+                Some(how) if self.may_reset => Action::Reset(how, Cause::Asked),
+                Some(_) => Action::Refuse,
+                None if self.overdue => Action::Abort,
+                None if self.sessions => Action::Flush,
+                None => Action::Nothing,
+            },
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Outcome {
+    /// The device was reset.
+    Done = 0,
+    /// The device did not stop or start.
+    Failed,
+    /// The controller is dead or gone.
+    BadState,
+    /// The function may not be reset.
+    Refused,
+}
+
+impl From<u32> for Outcome {
+    fn from(word: u32) -> Self {
+        match word {
+            0 => Outcome::Done,
+            1 => Outcome::Failed,
+            2 => Outcome::BadState,
+            _ => Outcome::Refused,
+        }
+    }
+}
+
+/// A reset that somebody asks for.
+#[pin_data]
+struct Request {
+    how: Stop,
+    outcome: Atomic<u32>,
+    #[pin]
+    done: Event,
+}
+
+/// See the [module](self).
+#[pin_data]
+pub(crate) struct Recovery {
+    gate: Arc<Gate<CtrlFamily>>,
+    #[pin]
+    requests: Mutex<KVec<Arc<Request>>>,
+    #[pin]
+    monitor: DelayedWork<Recovery, MONITOR>,
+    #[pin]
+    worker: Work<Recovery, WORKER>,
+}
+
+/// The work of looking.
+const MONITOR: u64 = 0;
+/// The work of acting on it.
+const WORKER: u64 = 1;
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, MONITOR> for Recovery { self.monitor }
+}
+
+impl_has_work! {
+    impl HasWork<Self, WORKER> for Recovery { self.worker }
+}
+
+impl WorkItem<MONITOR> for Recovery {
+    type Pointer = Arc<Recovery>;
+
+    fn run(this: Arc<Recovery>) {
+        let looked = this.gate.with(|ctrl| {
+            if ctrl.monitor() {
+                this.act();
+            }
+            Ok(())
+        });
+        if looked.is_ok() {
+            let period = msecs_to_jiffies(PERIOD_MS);
+            let _ = workqueue::system_long().enqueue_delayed::<Arc<Self>, MONITOR>(this, period);
+        }
+    }
+}
+
+impl WorkItem<WORKER> for Recovery {
+    type Pointer = Arc<Recovery>;
+
+    fn run(this: Arc<Recovery>) {
+        let _ = this.gate.with(|ctrl| {
+            ctrl.recover();
+            Ok(())
+        });
+    }
+}
+
+impl Recovery {
+    /// Makes that of the controller behind `gate`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(gate: Arc<Gate<CtrlFamily>>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                gate,
+                requests <- new_mutex!(KVec::new(), "azihsm_requests"),
+                monitor <- new_delayed_work!("azihsm_monitor"),
+                worker <- new_work!("azihsm_recovery"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has the monitor look now, and from then on. May be called from any context.
+    pub(crate) fn look(self: &Arc<Self>) {
+        work::hurry::<_, MONITOR>(self);
+    }
+
+    /// Has the worker see what there is to do. May be called from any context.
+    pub(crate) fn act(self: &Arc<Self>) {
+        // If it is queued already, it will see what there is now, too.
+        let _ = workqueue::system_long().enqueue::<Arc<Self>, WORKER>(self.clone());
+    }
+
+    /// Waits until the work that is under way has ended, and lets no other begin. To be called when
+    /// the gate is closed.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        work::disable_delayed::<_, MONITOR>(self);
+        work::cancel::<_, WORKER>(self);
+    }
+
+    /// Asks for a reset and waits for it. `is_gone` says whether nobody serves requests any more;
+    /// whoever makes it so must call [`Self::fail_requests`] after that.
+    ///
+    /// # Errors
+    ///
+    /// How the wait ended: it may be killed.
+    pub(crate) fn request(
+        self: &Arc<Self>,
+        how: Stop,
+        is_gone: impl FnOnce() -> bool,
+    ) -> Result<Outcome, NotServed> {
+        let request = Arc::pin_init(
+            pin_init!(Request {
+                how,
+                // CAST: The discriminants are those of the word.
+                outcome: Atomic::new(Outcome::BadState as u32),
+                done <- Event::new(),
+            }),
+            GFP_KERNEL,
+        )
+        .map_err(|_| NotServed::NoMemory)?;
+        self.requests
+            .lock()
+            .push(request.clone(), GFP_KERNEL)
+            .map_err(|_| NotServed::NoMemory)?;
+        if is_gone() {
+            self.fail_requests();
+        } else {
+            self.act();
+        }
+        let wait = Patience {
+            timeout: REQUEST_TIMEOUT,
+            killable: true,
+        }
+        .start();
+        match wait.for_event(&request.done) {
+            Waited::Done => Ok(Outcome::from(request.outcome.load(Acquire))),
+            Waited::TimedOut => Err(NotServed::TimedOut),
+            Waited::Killed => Err(NotServed::Killed),
+        }
+    }
+
+    /// Returns the kind of reset that the first request is for.
+    pub(crate) fn asked(&self) -> Option<Stop> {
+        self.requests.lock().first().map(|request| request.how)
+    }
+
+    /// Takes all requests of the kind `how`.
+    pub(crate) fn take_requests(&self, how: Stop) -> Requests {
+        let mut requests = self.requests.lock();
+        let mut taken = KVec::new();
+        let mut index = 0;
+        while let Some(request) = requests.get(index) {
+            // Those for which there is no memory now are served by another reset.
+            if request.how != how || taken.push(request.clone(), GFP_NOWAIT).is_err() {
+                index += 1;
+                continue;
+            }
+            // Cannot fail: it is there.
+            let _ = requests.remove(index);
+        }
+        Requests(taken)
+    }
+
+    /// Tells all who ask for a reset that there will be none.
+    pub(crate) fn fail_requests(&self) {
+        for how in [Stop::Disable, Stop::Reset] {
+            self.take_requests(how).end(Outcome::BadState);
+        }
+    }
+}
+
+/// Requests that were taken.
+pub(crate) struct Requests(KVec<Arc<Request>>);
+
+impl Requests {
+    /// Tells those who wait what became of them.
+    pub(crate) fn end(self, outcome: Outcome) {
+        for request in &self.0 {
+            // CAST: The discriminants are those of the word.
+            request.outcome.store(outcome as u32, Release);
+            request.done.signal();
+        }
+    }
+}
+
+/// Why a request has no outcome yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NotServed {
+    /// The task is being killed.
+    Killed,
+    /// It takes too long.
+    TimedOut,
+    /// It could not be made.
+    NoMemory,
+}
