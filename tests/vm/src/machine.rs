@@ -34,9 +34,7 @@ const SOCKET_PATH_MAX: usize = 107;
 /// How long a virtual device may take to open its sockets.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long the guest may take until its program says something, and how often
-/// it is started.
-const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the guest is started if its program does not say anything.
 const BOOTS: usize = 3;
 
 /// How many lines of the console are kept to be shown.
@@ -64,6 +62,12 @@ pub struct Config {
     pub devices: usize,
     /// Bytes of BAR 0 of each device.
     pub bar0_size: usize,
+    /// Memory in MiB.
+    pub memory: usize,
+    /// What else the kernel finds on its command line.
+    pub append: Vec<String>,
+    /// How long the guest may take until its program says something.
+    pub boot_patience: Duration,
 }
 
 impl Default for Config {
@@ -75,6 +79,9 @@ impl Default for Config {
             vectors: 32,
             devices: 1,
             bar0_size: 4096,
+            memory: 512,
+            append: Vec::new(),
+            boot_patience: Duration::from_secs(60),
         }
     }
 }
@@ -132,13 +139,13 @@ pub fn run(
 ) -> Result<Outcome> {
     for _ in 1..BOOTS {
         let machine = Machine::start(files, config, dir)?;
-        let outcome = machine.watch(dir, timeout, &mut sink)?;
+        let outcome = machine.watch(config, dir, timeout, &mut sink)?;
         if outcome.boot.is_some() {
             return Ok(outcome);
         }
         sink("# the machine did not boot, and is started again");
     }
-    Machine::start(files, config, dir)?.watch(dir, timeout, &mut sink)
+    Machine::start(files, config, dir)?.watch(config, dir, timeout, &mut sink)
 }
 
 struct Machine {
@@ -194,6 +201,7 @@ impl Machine {
 
     fn watch(
         mut self,
+        config: &Config,
         dir: &Path,
         timeout: Duration,
         sink: &mut dyn FnMut(&str),
@@ -230,7 +238,7 @@ impl Machine {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if outcome.boot.is_none() && self.started.elapsed() > BOOT_PATIENCE {
+            if outcome.boot.is_none() && self.started.elapsed() > config.boot_patience {
                 outcome
                     .problems
                     .push("the machine does not boot".to_owned());
@@ -364,21 +372,27 @@ fn kernel_arguments(config: &Config) -> String {
     if config.iommu {
         arguments.push_str(" intel_iommu=on");
     }
+    for word in &config.append {
+        arguments.push(' ');
+        arguments.push_str(word);
+    }
     arguments
 }
 
 fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
+    let memory = config.memory;
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none"])
         .args(["-machine", "q35,memory-backend=memory"])
         .args(["-accel", "tcg", "-cpu", "max"])
-        .args(["-smp", &config.smp.to_string(), "-m", "512M"])
+        .args(["-smp", &config.smp.to_string()])
+        .args(["-m", &format!("{memory}M")])
         // The devices reach the memory of the guest through its descriptor.
         .args([
             "-object",
-            "memory-backend-memfd,id=memory,size=512M,share=on",
+            &format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
         ])
         .arg("-kernel")
         .arg(&files.kernel)
@@ -429,4 +443,18 @@ pub fn boot_directory(work: &Path, name: &str) -> Result<PathBuf> {
     }
     fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_arguments;
+    use super::Config;
+
+    #[test]
+    fn words_are_added_to_the_command_line() {
+        let mut config = Config::default();
+        let ordinary = kernel_arguments(&config);
+        config.append = vec!["a=1 b".to_owned(), "c".to_owned()];
+        assert_eq!(kernel_arguments(&config), format!("{ordinary} a=1 b c"));
+    }
 }

@@ -110,11 +110,33 @@ struct Test {
     /// Devices.
     #[arg(long)]
     devices: Option<usize>,
+    /// MiB of memory of each machine.
+    #[arg(long)]
+    memory: Option<usize>,
+    /// Words that are added to the kernel's command line; may be given more
+    /// than once.
+    #[arg(long, value_name = "WORDS")]
+    append: Vec<String>,
+    /// Most seconds that a kernel may take until the first program runs.
+    #[arg(long, value_name = "SECONDS")]
+    boot_timeout: Option<u64>,
 }
 
 impl Test {
-    /// The boots that were asked for.
+    /// The boots that were asked for, on the machine and kernel that were.
     fn boots(&self) -> Vec<Boot> {
+        let mut boots = self.planned();
+        for Boot { config, .. } in &mut boots {
+            config.memory = self.memory.unwrap_or(config.memory);
+            config.append.extend(self.append.iter().cloned());
+            config.boot_patience = self
+                .boot_timeout
+                .map_or(config.boot_patience, Duration::from_secs);
+        }
+        boots
+    }
+
+    fn planned(&self) -> Vec<Boot> {
         let configured =
             self.smp.is_some() || self.iommu || self.vectors.is_some() || self.devices.is_some();
         if !configured && self.group.is_empty() && self.filter.is_empty() {
@@ -289,6 +311,58 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("azihsm-vm: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Action;
+    use super::Arguments;
+    use super::Boot;
+    use clap::Parser;
+    use std::time::Duration;
+
+    fn boots(options: &[&str]) -> Vec<Boot> {
+        let files = [
+            "--kernel",
+            "k",
+            "--module",
+            "m",
+            "--vdev",
+            "v",
+            "--programs",
+            "p",
+        ];
+        let words = ["azihsm-vm", "test"].iter().chain(&files).chain(options);
+        match Arguments::try_parse_from(words).unwrap().action {
+            Action::Test(test) => test.boots(),
+            Action::Demo(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn kernel_and_memory_are_those_of_every_machine() {
+        let options = [
+            "--memory",
+            "2048",
+            "--append",
+            "a b",
+            "--append",
+            "c",
+            "--boot-timeout",
+            "9",
+        ];
+        for more in [&[][..], &["--full"], &["--group", "aes"], &["--smp", "1"]] {
+            for Boot { config, .. } in boots(&[&options, more].concat()) {
+                assert_eq!(config.memory, 2048);
+                assert_eq!(config.append, ["a b", "c"]);
+                assert_eq!(config.boot_patience, Duration::from_secs(9));
+            }
+            for Boot { config, .. } in boots(more) {
+                assert_eq!(config.memory, 512);
+                assert!(config.append.is_empty());
+            }
         }
     }
 }

@@ -161,10 +161,18 @@ impl Boot {
             iommu,
             vectors,
             devices,
-            bar0_size: _,
+            memory,
+            ..
         } = self.config;
         let iommu = if iommu { ", IOMMU" } else { "" };
-        format!("processors: {smp}, devices: {devices}, vectors: {vectors}{iommu}")
+        let mut text = format!(
+            "processors: {smp}, devices: {devices}, vectors: {vectors}, {memory} MiB{iommu}"
+        );
+        for words in &self.config.append {
+            text.push(' ');
+            text.push_str(words);
+        }
+        text
     }
 }
 
