@@ -17,7 +17,8 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
-            Full, //
+            Full,
+            Relaxed, //
         },
         Arc,
         Mutex, //
@@ -71,6 +72,8 @@ use crate::{
 
 mod recover;
 mod sessions;
+
+use recover::History;
 
 /// The family of controllers, for [`crate::sys::gate::Gate`].
 pub(crate) type CtrlFamily = ForLt!(Ctrl<'_>);
@@ -142,10 +145,7 @@ pub(crate) struct Ctrl<'bound> {
     holds: Atomic<u32>,
     // When the monitor looked last; locked while it looks.
     looked: Pin<KBox<Mutex<Instant<Monotonic>>>>,
-    // When the device was last reset without being asked.
-    recovered: Pin<KBox<Mutex<Option<Instant<Monotonic>>>>>,
-    // How often in a row a device was let off.
-    deferrals: Atomic<u32>,
+    history: Pin<KBox<Mutex<History>>>,
     // How often in a row sessions that nobody has could not be flushed.
     flush_failures: Atomic<u32>,
     // Time until the next attempt at a dead controller, and until the one after that.
@@ -199,8 +199,7 @@ impl<'bound> Ctrl<'bound> {
             may_reset: !enabled.is_physical() || params::may_reset_physical(),
             token: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             holds: Atomic::new(0),
-            recovered: KBox::pin_init(new_mutex!(None, "azihsm_recovered"), GFP_KERNEL)?,
-            deferrals: Atomic::new(0),
+            history: KBox::pin_init(new_mutex!(History::default(), "azihsm_history"), GFP_KERNEL)?,
             flush_failures: Atomic::new(0),
             looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),
@@ -449,8 +448,9 @@ impl<'bound> Ctrl<'bound> {
                 queue.open(&ctrl.doorbells);
             }
         }
-        open(self, &self.admin);
         self.enable()?;
+        // Not before: while the controller is not ready the monitor has waiters leave.
+        open(self, &self.admin);
         self.check_not_gone()?;
         let found = self.identify()?;
         if usize::from(found.hsm_queues) < self.hsm.queues().len()
@@ -485,11 +485,18 @@ impl<'bound> Ctrl<'bound> {
         self.condition.xchg(to as u32, Full);
     }
 
-    /// Changes the condition, unless it is for good.
-    fn change_condition(&self, from: Condition, to: Condition) {
-        // It fails if the controller is `Gone` meanwhile, which it then stays.
+    /// Changes the condition, unless it is for good. Returns whether it was changed.
+    fn change_condition(&self, to: Condition) -> bool {
+        let mut was = self.condition.load(Relaxed);
         // CAST: The discriminants are those of the word.
-        let _ = self.condition.cmpxchg(from as u32, to as u32, Full);
+        while was != Condition::Gone as u32 {
+            // CAST: As above.
+            match self.condition.cmpxchg(was, to as u32, Full) {
+                Ok(_) => return true,
+                Err(now) => was = now,
+            }
+        }
+        false
     }
 
     /// Releases what commands had that nobody waits for any more. Returns whether to call this

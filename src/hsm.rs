@@ -61,9 +61,22 @@ impl Class for Hsm {
 
     fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&[u64; 2]>, held: Held) {
         let orphan = match (cqe.map(Completion::from), &held) {
-            (Some(completion), Held::Closing(closing) | Held::Flushing(closing, _)) => {
+            (Some(completion), Held::Closing(closing)) => {
                 let id = closing.id();
                 (!completion.report.has_closed(id)).then_some(id)
+            }
+            (
+                Some(Completion {
+                    status: 0, report, ..
+                }),
+                Held::Flushing(closing, _),
+            ) => {
+                // Of a session that there is not it says neither.
+                report.left_open(0).map(|_| closing.id())
+            }
+            (Some(_), Held::Flushing(..)) => {
+                orphans.set_unsure();
+                None
             }
             (Some(Completion { status, report, .. }), _) => report
                 .opened(status)

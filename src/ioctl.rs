@@ -16,6 +16,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::Jiffies,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -54,6 +55,7 @@ use crate::{
         completion::Waited,
         gate::Gate,
         node::FileOps,
+        process,
         process::Process, //
     },
     tags::Patience,
@@ -332,7 +334,9 @@ impl File {
         // Kept until the descriptor knows of its session.
         let mut opening = None;
         let sent = self.hsm_send(ctrl, input, flow, held, &mut opening);
-        let (command, completion) = self.conclude(flow, sent)?;
+        let concluded = self.conclude(flow, sent);
+        drop(opening);
+        let (command, completion) = concluded?;
 
         let len = u32::from(completion.len).min(input.dst_len);
         cmd.out.status = u32::from(completion.status);
@@ -411,7 +415,7 @@ impl File {
         let patience = ctrl.patience();
         match flow {
             Flow::Open => ctrl.flush_orphans(),
-            Flow::Close => self.wait_for_users(patience)?,
+            Flow::Close => self.wait_for_users(ctrl, patience)?,
             Flow::None | Flow::InSession => {}
         }
         if !is_user(input.src, input.src_len) {
@@ -420,12 +424,32 @@ impl File {
         if !is_user(input.dst, input.dst_len) {
             return Err(Failure::invalid(uapi::EXT_HSM_DST).into());
         }
-        let owned = ctrl.hsm().take(ctrl.doorbells(), patience)?;
-        let mut command = hsm::Command::new(owned);
-        // CAST: Widening.
-        command
-            .fill(user(input.src), input.src_len as usize)
-            .map_err(|_| Failure::invalid(uapi::EXT_HSM_SRC))?;
+        let command = loop {
+            let owned = ctrl.hsm().take(ctrl.doorbells(), patience)?;
+            let mut command = hsm::Command::new(owned);
+            // CAST: Widening.
+            command
+                .fill(user(input.src), input.src_len as usize)
+                .map_err(|_| Failure::invalid(uapi::EXT_HSM_SRC))?;
+            if flow != Flow::Open {
+                break command;
+            }
+            // Not before the copy, for which the user may be to blame if it takes long.
+            let begun = ctrl.try_open().or_else(|condition| {
+                check_condition(condition, uapi::EXT_HSM_NOT_READY).map(|()| None)
+            })?;
+            if let Some(begun) = begun {
+                held = hsm::Held::Opening(begun.clone());
+                *opening = Some(begun);
+                break command;
+            }
+            // What it is held back for needs slots.
+            drop(command);
+            if process::is_killed() {
+                return Err(Lost::Interrupted.into());
+            }
+            process::sleep_a_tick();
+        };
 
         let header = hsm::Header {
             opcode: input.opcode,
@@ -439,25 +463,26 @@ impl File {
             },
             id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
         };
-        if flow == Flow::Open {
-            let begun = ctrl.begin_open().or_else(|condition| {
-                check_condition(condition, uapi::EXT_HSM_NOT_READY)?;
-                Err(Failure::new(EINTR, uapi::EXT_ABORTED))
-            })?;
-            held = hsm::Held::Opening(begun.clone());
-            *opening = Some(begun);
-        }
         Ok(command.run(&header, held, patience)?)
     }
 
-    /// Waits until no command uses the session any more, which is about to be closed.
-    fn wait_for_users(&self, patience: Patience) -> Result<(), Lost> {
+    /// Waits until no command uses the session any more, which is about to be closed, as long as
+    /// commands can end.
+    fn wait_for_users(&self, ctrl: &Ctrl<'_>, patience: Patience) -> Result<(), Lost> {
+        // In ticks.
+        const SLICE: Jiffies = 64;
+
         let wait = patience.start();
         self.users
-            .wait_idle(|changed| wait.for_event(changed))
+            .wait_idle(|changed| loop {
+                match wait.wait(changed, SLICE) {
+                    Waited::TimedOut if ctrl.condition() == Condition::Running => {}
+                    waited => break waited,
+                }
+            })
             .map_err(|waited| match waited {
                 Waited::Killed => Lost::Interrupted,
-                _ => Lost::Busy,
+                _ => Lost::Refused,
             })
     }
 

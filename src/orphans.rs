@@ -236,11 +236,6 @@ impl Orphans {
         false
     }
 
-    /// Takes one of them.
-    pub(crate) fn take_any(&self) -> Option<u16> {
-        (0..Self::MAX_IDS).find(|id| self.take(*id))
-    }
-
     /// Waits until the work that is under way has ended, and lets no other begin. To be called when
     /// the gate is closed and nobody adds to the set any more.
     pub(crate) fn stop(self: &Arc<Self>) {

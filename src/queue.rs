@@ -685,6 +685,7 @@ impl<C: Class> QueuePair<C> {
     /// more; those that it completed before keep their completion. The rings are as they were when
     /// new then.
     pub(crate) fn release(&self, doorbells: &Doorbells<'_>) {
+        self.aborts.store(0, Relaxed);
         self.end(Ending::Both, doorbells);
     }
 
@@ -916,7 +917,7 @@ impl<C: Class> Owned<'_, C> {
         }
         match self.queue.notify {
             // It has been long: is all well with the device?
-            Notify::Vector(_) => self.queue.recovery.look(),
+            Notify::Vector(_) => self.queue.recovery.worry(),
             Notify::Poll => {
                 process::sleep_a_tick();
                 if wait.patience().killable && process::is_killed() {
@@ -1000,12 +1001,15 @@ impl<C: Class> Pool<C> {
             return Err(Lost::Refused);
         }
         let wait = patience.start();
+        let mut closed = false;
         self.permits
             .take(|handed_over| loop {
                 match wait.wait(handed_over, slice()) {
-                    Waited::TimedOut if wait.is_over() || self.is_closed() => {
+                    Waited::TimedOut if self.is_closed() => {
+                        closed = true;
                         break Waited::TimedOut;
                     }
+                    Waited::TimedOut if wait.is_over() => break Waited::TimedOut,
                     // Nobody may be waiting for those who hold the slots.
                     Waited::TimedOut => {
                         for queue in &self.queues {
@@ -1017,7 +1021,7 @@ impl<C: Class> Pool<C> {
             })
             .map_err(|waited| match waited {
                 Waited::Killed => Lost::Interrupted,
-                _ if self.is_closed() => Lost::Refused,
+                _ if closed => Lost::Refused,
                 _ => Lost::Busy,
             })?;
 
@@ -1061,5 +1065,68 @@ impl<C: Class> Pool<C> {
             .filter(|queue| queue.is_idle())
             .find_map(|queue| queue.try_take(doorbells));
         idle.or_else(|| in_order().find_map(|queue| queue.try_take(doorbells)))
+    }
+}
+
+#[kunit_tests(azihsm_queue)]
+mod tests {
+    use super::*;
+
+    fn age(watch: &Watch) -> u32 {
+        watch.age_ms.load(Relaxed)
+    }
+
+    #[test]
+    fn a_command_ages_from_when_it_is_first_seen() {
+        let watch = Watch::new();
+        watch.look(Some(7), 500, false);
+        assert_eq!(age(&watch), 0);
+        watch.look(Some(7), 500, false);
+        watch.look(Some(7), 250, false);
+        assert_eq!(age(&watch), 750);
+        assert!(watch.is_for(Some(7)));
+    }
+
+    #[test]
+    fn another_command_begins_anew() {
+        let watch = Watch::new();
+        watch.look(Some(7), 500, false);
+        watch.look(Some(7), 500, false);
+        watch.look(Some(8), 500, false);
+        assert_eq!(age(&watch), 0);
+        assert!(!watch.is_for(Some(7)));
+    }
+
+    #[test]
+    fn a_slot_without_a_command_does_not_age() {
+        let watch = Watch::new();
+        watch.look(None, 500, false);
+        watch.look(None, 500, false);
+        assert_eq!(age(&watch), 0);
+        assert!(!watch.is_for(None));
+        assert!(!watch.is_for(Some(0)));
+        watch.look(Some(0), 500, false);
+        watch.look(Some(0), 500, false);
+        assert_eq!(age(&watch), 500);
+    }
+
+    #[test]
+    fn a_command_that_waits_for_earlier_ones_does_not_age() {
+        let watch = Watch::new();
+        watch.look(Some(7), 500, false);
+        watch.look(Some(7), 500, false);
+        watch.look(Some(7), 500, true);
+        assert_eq!(age(&watch), 0);
+        watch.look(Some(7), 500, false);
+        assert_eq!(age(&watch), 500);
+    }
+
+    #[test]
+    fn ages_do_not_wrap() {
+        let watch = Watch::new();
+        watch.look(Some(7), 0, false);
+        watch.look(Some(7), u32::MAX, false);
+        watch.look(Some(7), u32::MAX, false);
+        assert_eq!(age(&watch), u32::MAX);
     }
 }

@@ -18,7 +18,9 @@ use kernel::{
     },
     time::{
         msecs_to_jiffies,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     },
     workqueue,
     workqueue::{
@@ -47,6 +49,9 @@ use crate::{
 
 /// How often the monitor looks at the device.
 const PERIOD_MS: u32 = 500;
+
+/// How much of the time the monitor may be kept busy by those who wait.
+const WORRY_LIMIT: Delta = Delta::from_millis(100);
 
 /// How long somebody who asks for a reset waits.
 const REQUEST_TIMEOUT: Delta = Delta::from_secs(120);
@@ -210,6 +215,9 @@ pub(crate) struct Recovery {
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     requests: Mutex<KVec<Arc<Request>>>,
+    // When somebody last had the monitor look.
+    #[pin]
+    worried: Mutex<Option<Instant<Monotonic>>>,
     #[pin]
     monitor: DelayedWork<Recovery, MONITOR>,
     #[pin]
@@ -268,6 +276,7 @@ impl Recovery {
             pin_init!(Self {
                 gate,
                 requests <- new_mutex!(KVec::new(), "azihsm_requests"),
+                worried <- new_mutex!(None, "azihsm_worried"),
                 monitor <- new_delayed_work!("azihsm_monitor"),
                 worker <- new_work!("azihsm_recovery"),
             }),
@@ -278,6 +287,16 @@ impl Recovery {
     /// Has the monitor look now, and from then on. May be called from any context.
     pub(crate) fn look(self: &Arc<Self>) {
         work::hurry::<_, MONITOR>(self);
+    }
+
+    /// Has the monitor look soon, as somebody has waited for long.
+    pub(crate) fn worry(self: &Arc<Self>) {
+        let mut worried = self.worried.lock();
+        if worried.is_none_or(|last| last.elapsed() > WORRY_LIMIT) {
+            *worried = Some(Instant::now());
+            drop(worried);
+            self.look();
+        }
     }
 
     /// Has the worker see what there is to do. May be called from any context.
@@ -330,8 +349,13 @@ impl Recovery {
         .start();
         match wait.for_event(&request.done) {
             Waited::Done => Ok(Outcome::from(request.outcome.load(Acquire))),
-            Waited::TimedOut => Err(NotServed::TimedOut),
-            Waited::Killed => Err(NotServed::Killed),
+            waited => {
+                self.withdraw(&request);
+                Err(match waited {
+                    Waited::Killed => NotServed::Killed,
+                    _ => NotServed::TimedOut,
+                })
+            }
         }
     }
 
@@ -359,8 +383,23 @@ impl Recovery {
 
     /// Tells all who ask for a reset that there will be none.
     pub(crate) fn fail_requests(&self) {
-        for how in [Stop::Disable, Stop::Reset] {
-            self.take_requests(how).end(Outcome::BadState);
+        self.take_all_requests().end(Outcome::BadState);
+    }
+
+    /// Takes all requests.
+    pub(crate) fn take_all_requests(&self) -> Requests {
+        Requests(core::mem::take(&mut *self.requests.lock()))
+    }
+
+    /// Takes `request` back, of which nobody wants to know any more.
+    fn withdraw(&self, request: &Arc<Request>) {
+        let mut requests = self.requests.lock();
+        let index = requests
+            .iter()
+            .position(|other| Arc::ptr_eq(other, request));
+        if let Some(index) = index {
+            // Cannot fail: it is there.
+            let _ = requests.remove(index);
         }
     }
 }
@@ -388,4 +427,154 @@ pub(crate) enum NotServed {
     TimedOut,
     /// It could not be made.
     NoMemory,
+}
+
+#[kunit_tests(azihsm_recovery)]
+mod tests {
+    use super::*;
+
+    const GOOD: Situation = Situation {
+        condition: Condition::Running,
+        health: Health::Good,
+        overdue: false,
+        asked: None,
+        retry: false,
+        sessions: false,
+        may_reset: true,
+    };
+
+    const HEALTHS: [Health; 4] = [
+        Health::Good,
+        Health::NotReady,
+        Health::Fault,
+        Health::Absent,
+    ];
+
+    /// All situations in `condition`.
+    fn each(condition: Condition, mut check: impl FnMut(Situation)) {
+        for health in HEALTHS {
+            for asked in [None, Some(Stop::Disable), Some(Stop::Reset)] {
+                for bits in 0..16 {
+                    check(Situation {
+                        condition,
+                        health,
+                        overdue: bits & 1 != 0,
+                        asked,
+                        retry: bits & 2 != 0,
+                        sessions: bits & 4 != 0,
+                        may_reset: bits & 8 != 0,
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn conditions_keep_their_words() {
+        for condition in [
+            Condition::Running,
+            Condition::Recovering,
+            Condition::Dead,
+            Condition::Absent,
+            Condition::Gone,
+        ] {
+            assert_eq!(Condition::from(condition as u32), condition);
+        }
+        for outcome in [
+            Outcome::Done,
+            Outcome::Failed,
+            Outcome::BadState,
+            Outcome::Refused,
+        ] {
+            assert_eq!(Outcome::from(outcome as u32), outcome);
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_without_need() {
+        assert_eq!(GOOD.decide(), Action::Nothing);
+        let retry = Situation {
+            retry: true,
+            ..GOOD
+        };
+        assert_eq!(retry.decide(), Action::Nothing);
+    }
+
+    #[test]
+    fn nobody_touches_what_is_recovering_or_gone() {
+        for condition in [Condition::Recovering, Condition::Gone] {
+            each(condition, |situation| {
+                assert_eq!(situation.decide(), Action::Nothing);
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_found_first_counts() {
+        let all = Situation {
+            overdue: true,
+            asked: Some(Stop::Reset),
+            sessions: true,
+            ..GOOD
+        };
+        let cases = [
+            (Health::Absent, Action::Leave),
+            (Health::Fault, Action::Reset(Stop::Disable, Cause::Fault)),
+            (
+                Health::NotReady,
+                Action::Reset(Stop::Disable, Cause::ReadyLost),
+            ),
+            (Health::Good, Action::Reset(Stop::Reset, Cause::Asked)),
+        ];
+        for (health, action) in cases {
+            assert_eq!(Situation { health, ..all }.decide(), action);
+        }
+        let unasked = Situation { asked: None, ..all };
+        assert_eq!(unasked.decide(), Action::Abort);
+        let in_time = Situation {
+            overdue: false,
+            ..unasked
+        };
+        assert_eq!(in_time.decide(), Action::Flush);
+    }
+
+    #[test]
+    fn what_may_not_be_reset_never_is() {
+        for condition in [Condition::Running, Condition::Dead, Condition::Absent] {
+            each(condition, |situation| {
+                let action = situation.decide();
+                if !situation.may_reset {
+                    assert!(!matches!(action, Action::Reset(..)));
+                } else {
+                    assert!(!matches!(action, Action::Cut(_) | Action::Refuse));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn dead_waits_for_its_time() {
+        each(Condition::Dead, |situation| {
+            let action = match situation.health {
+                Health::Absent => Action::Leave,
+                _ if situation.retry && situation.may_reset => {
+                    Action::Reset(Stop::Disable, Cause::Retry)
+                }
+                _ => Action::Nothing,
+            };
+            assert_eq!(situation.decide(), action);
+        });
+    }
+
+    #[test]
+    fn absent_comes_back() {
+        each(Condition::Absent, |situation| {
+            let action = match (situation.health, situation.may_reset) {
+                (Health::Absent, _) => Action::Nothing,
+                (_, true) => Action::Reset(Stop::Disable, Cause::Returned),
+                (_, false) => Action::Cut(Cause::Returned),
+            };
+            assert_eq!(situation.decide(), action);
+        });
+    }
 }

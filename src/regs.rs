@@ -248,7 +248,10 @@ impl<'bound> Registers<'bound> {
     ///
     /// As [`Self::capabilities`].
     fn ready_timeout(&self) -> Result<Delta> {
-        let units = i64::from(u8::from(self.capabilities()?.to()));
+        // The device's own firmware takes 10 s; what it says may be anything.
+        const MAX_UNITS: u8 = 60;
+
+        let units = i64::from(u8::from(self.capabilities()?.to()).min(MAX_UNITS));
         Ok(Delta::from_millis((units + 1) * 500))
     }
 

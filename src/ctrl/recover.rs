@@ -70,8 +70,38 @@ const GRACE: Patience = Patience {
     killable: false,
 };
 
-/// How often in a row it is let off that was busy with itself.
+/// How often in a row it is let off that was busy with itself, and when that is forgotten.
 const MAX_DEFERRALS: u32 = 2;
+const FORGOTTEN: Delta = Delta::from_secs(120);
+
+/// What counts in deciding how patient to be with the device.
+#[derive(Default)]
+pub(super) struct History {
+    /// When it was last reset without being asked.
+    reset: Option<Instant<Monotonic>>,
+    /// When it was last let off for being busy with itself, and how often in a row.
+    deferred: Option<Instant<Monotonic>>,
+    deferrals: u32,
+}
+
+impl History {
+    /// Notes a reset. Returns whether the device has worked well before it.
+    fn reset(&mut self) -> bool {
+        let calm = self.reset.is_none_or(|last| last.elapsed() > CALM);
+        self.reset = Some(Instant::now());
+        calm
+    }
+
+    /// Returns whether to let the device off once more, and notes it.
+    fn defer(&mut self) -> bool {
+        if self.deferred.is_none_or(|last| last.elapsed() > FORGOTTEN) {
+            self.deferrals = 0;
+        }
+        self.deferrals += 1;
+        self.deferred = Some(Instant::now());
+        self.deferrals <= MAX_DEFERRALS
+    }
+}
 
 impl Ctrl<'_> {
     /// Looks whether all is well; never waits. Returns whether the worker is needed.
@@ -85,7 +115,7 @@ impl Ctrl<'_> {
             })
         }
         let mut looked = self.looked.lock();
-        if self.is_held() {
+        if self.is_leaving() {
             // Whoever holds the device may have taken its power.
             return false;
         }
@@ -142,11 +172,11 @@ impl Ctrl<'_> {
     }
 
     fn act(&self) {
-        if self.is_held() {
-            return;
-        }
         if !matches!(self.condition(), Condition::Running | Condition::Recovering) {
             self.recovery().fail_requests();
+        }
+        if self.is_leaving() {
+            return;
         }
         let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
         match self.situation(self.registers.health(), overdue).decide() {
@@ -155,11 +185,7 @@ impl Ctrl<'_> {
             Action::Reset(how, cause) => self.reset(how, cause),
             Action::Leave => self.leave(),
             Action::Cut(cause) => self.cut(cause),
-            Action::Refuse => {
-                for how in [Stop::Disable, Stop::Reset] {
-                    self.recovery().take_requests(how).end(Outcome::Refused);
-                }
-            }
+            Action::Refuse => self.recovery().take_all_requests().end(Outcome::Refused),
             Action::Flush => self.flush_unowned(),
         }
     }
@@ -167,11 +193,24 @@ impl Ctrl<'_> {
     /// Gives the token back, and has the worker see what came meanwhile.
     fn give_token(&self) {
         self.token.signal();
-        let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
-        match self.situation(Health::Good, overdue).decide() {
-            // What could not be flushed now need not be tried at once; the monitor sees it, too.
-            Action::Nothing | Action::Flush => {}
-            _ => self.recovery().act(),
+        if self.is_held() {
+            return;
+        }
+        // Nothing that the worker would leave as it is, or the two would never end.
+        let again = match self.condition() {
+            Condition::Running => {
+                let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
+                let situation = self.situation(Health::Good, overdue);
+                // What could not be flushed now need not be tried at once.
+                !matches!(situation.decide(), Action::Nothing | Action::Flush)
+            }
+            Condition::Recovering => false,
+            Condition::Dead | Condition::Absent | Condition::Gone => {
+                self.recovery().asked().is_some()
+            }
+        };
+        if again {
+            self.recovery().act();
         }
     }
 
@@ -195,7 +234,7 @@ impl Ctrl<'_> {
         if self.sender().gcm_unaligned().is_err() {
             return self.reset_unasked(Cause::Unresponsive);
         }
-        if asked.elapsed() > PROMPT && self.deferrals.fetch_add(1, Relaxed) < MAX_DEFERRALS {
+        if asked.elapsed() > PROMPT && self.history.lock().defer() {
             // It was busy with itself, and has not forgotten the commands.
             self.forgive(&self.hsm);
             self.forgive(&self.aes);
@@ -210,14 +249,13 @@ impl Ctrl<'_> {
         let aborted = self
             .abort_overdue_of(&self.hsm)
             .and_then(|()| self.abort_overdue_of(&self.aes));
-        match aborted {
-            Ok(()) => self.deferrals.store(0, Relaxed),
-            Err(_) => self.reset_unasked(Cause::Unresponsive),
+        if aborted.is_err() {
+            self.reset_unasked(Cause::Unresponsive);
         }
     }
 
     /// Returns whether the device is to be left alone soon.
-    fn is_leaving(&self) -> bool {
+    pub(super) fn is_leaving(&self) -> bool {
         self.is_held() || self.condition() == Condition::Gone
     }
 
@@ -270,6 +308,10 @@ impl Ctrl<'_> {
 
     /// Resets the device, if that is allowed.
     fn reset_unasked(&self, cause: Cause) {
+        if self.is_leaving() {
+            // Who comes stops the device anyway.
+            return;
+        }
         match self.registers.health() {
             Health::Absent => self.leave(),
             _ if self.may_reset => self.reset(Stop::Disable, cause),
@@ -281,23 +323,35 @@ impl Ctrl<'_> {
     /// must be renegotiated (device.rst 5.7).
     fn reset(&self, how: Stop, cause: Cause) {
         let began = Instant::<Monotonic>::now();
-        let was = self.condition();
-        self.change_condition(was, Condition::Recovering);
+        if !self.change_condition(Condition::Recovering) {
+            return;
+        }
         // Requests that come from now on may want what they did until then to be forgotten.
         let requests = self.recovery().take_requests(how);
+        let too_soon = match cause {
+            Cause::Asked | Cause::Retry => false,
+            _ => !self.history.lock().reset(),
+        };
+        if !too_soon && cause != Cause::Retry {
+            self.back_off_ms.store(FIRST_BACK_OFF_MS, Relaxed);
+        }
+        // What it should have been disabled by may never have reached its firmware.
+        let how = match cause {
+            Cause::Retry => Stop::Reset,
+            _ => how,
+        };
 
         let stopped = self.shut(how);
-        if stopped.is_ok() && self.is_too_soon(cause) {
+        if stopped.is_ok() && too_soon {
             self.retry_later();
             requests.end(Outcome::Failed);
             return;
         }
         match stopped.and_then(|()| self.restart()) {
             Ok(()) => {
-                self.deferrals.store(0, Relaxed);
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
-                self.change_condition(Condition::Recovering, Condition::Running);
+                self.change_condition(Condition::Running);
                 if cause != Cause::Asked {
                     let ms = began.elapsed().as_millis();
                     dev_warn!(self.dev(), "{cause}: recovered in {ms} ms\n");
@@ -309,21 +363,6 @@ impl Ctrl<'_> {
                 requests.end(Outcome::Failed);
             }
         }
-    }
-
-    /// Returns whether a device that was reset because of `cause` should not be started yet, since
-    /// it needed it again and again.
-    fn is_too_soon(&self, cause: Cause) -> bool {
-        if matches!(cause, Cause::Asked | Cause::Retry) {
-            return false;
-        }
-        let mut last = self.recovered.lock();
-        let calm = last.is_none_or(|last| last.elapsed() > CALM);
-        *last = Some(Instant::now());
-        if calm {
-            self.back_off_ms.store(FIRST_BACK_OFF_MS, Relaxed);
-        }
-        !calm
     }
 
     /// Takes note of a reset that failed.
@@ -349,7 +388,7 @@ impl Ctrl<'_> {
         self.retry_in_ms.store(back_off, Relaxed);
         self.back_off_ms
             .store(back_off.saturating_mul(2).min(MAX_BACK_OFF_MS), Relaxed);
-        self.change_condition(Condition::Recovering, Condition::Dead);
+        self.change_condition(Condition::Dead);
     }
 
     /// Returns how many commands are left to a device that does not stop.
@@ -363,17 +402,22 @@ impl Ctrl<'_> {
     /// Says that the device is absent.
     fn leave(&self) {
         let was = self.condition();
-        self.change_condition(was, Condition::Absent);
+        if !self.change_condition(Condition::Absent) {
+            return;
+        }
         // There is nobody to be waited for.
         let _ = self.shut(Stop::Disable);
-        dev_warn!(self.dev(), "device does not answer any more\n");
+        if was != Condition::Dead {
+            dev_warn!(self.dev(), "device does not answer any more\n");
+        }
         self.recovery().fail_requests();
     }
 
     /// Cuts a device off from memory that may not be reset.
     fn cut(&self, cause: Cause) {
-        let was = self.condition();
-        self.change_condition(was, Condition::Dead);
+        if !self.change_condition(Condition::Dead) {
+            return;
+        }
         self.silence();
         self.enabled.clear_master();
         self.desert();
@@ -399,9 +443,9 @@ impl Ctrl<'_> {
         // Those who look at registers now are done, and the others see the hold.
         drop(self.looked.lock());
         self.take_token();
-        let was = self.condition();
-        self.change_condition(was, Condition::Recovering);
-        let _ = self.shut(Stop::Disable);
+        if self.change_condition(Condition::Recovering) {
+            let _ = self.shut(Stop::Disable);
+        }
         self.give_token();
     }
 
@@ -421,7 +465,7 @@ impl Ctrl<'_> {
     pub(crate) fn retire(&self) {
         self.set_condition(Condition::Gone);
         self.recovery().fail_requests();
-        if self.registers.health() == Health::Good {
+        if !self.is_held() && self.registers.health() == Health::Good {
             self.flush_all();
         }
     }
@@ -435,8 +479,10 @@ impl Ctrl<'_> {
         let mut safe = self.shut(Stop::Disable).is_ok();
         if !safe {
             // The function does not obey its register; the device may obey the bus.
-            safe = !self.enabled.is_present() || self.enabled.reset_function();
-            self.release();
+            safe = !self.enabled.is_present() || (self.may_reset && self.enabled.reset_function());
+            if safe {
+                self.release();
+            }
         }
         self.token.signal();
         safe

@@ -38,24 +38,18 @@ const FLUSH: Patience = Patience {
 const MAX_FAILURES: u32 = 3;
 
 impl Ctrl<'_> {
-    /// Lets a command that opens a session be sent now. The result is to be kept until the
-    /// descriptor knows of the session.
+    /// Lets a command that opens a session be sent now, unless that has to wait. The result is to be
+    /// kept until the descriptor knows of the session.
     ///
     /// # Errors
     ///
-    /// The condition, if it is not [`Condition::Running`] or the task is killed meanwhile.
-    pub(crate) fn begin_open(&self) -> Result<Opening, Condition> {
-        loop {
-            let opening = self.orphans().try_open();
-            // Looked at after that: who changes the condition waits for those that are counted.
-            let condition = self.condition();
-            match opening {
-                Some(opening) if condition == Condition::Running => return Ok(opening),
-                _ if condition != Condition::Running || process::is_killed() => {
-                    return Err(condition);
-                }
-                _ => process::sleep_a_tick(),
-            }
+    /// The condition, if it is not [`Condition::Running`].
+    pub(crate) fn try_open(&self) -> Result<Option<Opening>, Condition> {
+        let opening = self.orphans().try_open();
+        // Looked at after that: who changes the condition waits for those that are counted.
+        match self.condition() {
+            Condition::Running => Ok(opening),
+            condition => Err(condition),
         }
     }
 
@@ -65,7 +59,7 @@ impl Ctrl<'_> {
         let wait = FLUSH.start();
         while self.orphans().opens() != 0 {
             if wait.is_over() {
-                return Err(Lost::TimedOut);
+                return Err(Lost::Busy);
             }
             process::sleep_a_tick();
         }
@@ -78,8 +72,9 @@ impl Ctrl<'_> {
         if self.orphans().is_empty() || !self.lock_flushing() {
             return;
         }
-        while let Some(id) = self.orphans().take_any() {
-            if self.flush(id, None).is_err() {
+        // Each once: a device may say that it has not closed one.
+        for id in 0..hsm::MAX_SESSIONS {
+            if self.orphans().take(id) && self.flush(id, true, None).is_err() {
                 break;
             }
         }
@@ -92,13 +87,14 @@ impl Ctrl<'_> {
         FLUSH.start().for_event(&self.flushing) == Waited::Done
     }
 
-    /// Flushes the session `id`, by whoever has locked flushing.
+    /// Flushes the session `id`, by whoever has locked flushing; `known` is whether the device is
+    /// known to have it.
     ///
     /// # Errors
     ///
     /// See [`Lost`]. A flush that was not sent is tried again later; one that was is not, as the
     /// number may be somebody else's by then.
-    fn flush(&self, id: u16, held_back: Option<HeldBack>) -> Result<(), Lost> {
+    fn flush(&self, id: u16, known: bool, held_back: Option<HeldBack>) -> Result<(), Lost> {
         let closing = self.orphans().closing(id);
         let flushed = self
             .hsm
@@ -106,7 +102,7 @@ impl Ctrl<'_> {
             .and_then(|owned| hsm::Command::new(owned).flush(closing, held_back, FLUSH));
         match flushed {
             Ok(completion) => {
-                if let Some(id) = completion.report.left_open(completion.status) {
+                if completion.report.left_open(completion.status).is_some() {
                     self.orphans().keep(id);
                 }
                 Ok(())
@@ -116,7 +112,9 @@ impl Ctrl<'_> {
                     Lost::Halted => self.orphans().set_unsure(),
                     // Whoever ends the command sees to it.
                     _ if lost.was_sent() => {}
-                    _ => self.orphans().keep(id),
+                    _ if known => self.orphans().keep(id),
+                    // Or it would be taken for one that somebody opens meanwhile.
+                    _ => {}
                 }
                 Err(lost)
             }
@@ -128,20 +126,27 @@ impl Ctrl<'_> {
     pub(super) fn flush_unowned(&self) {
         // Before looking, so that what ends from now on is looked at again.
         self.orphans().clear_unsure();
-        match self.flush_each(|id| !self.orphans().is_owned(id)) {
+        match self.flush_each(|id| !self.orphans().is_owned(id), || self.is_leaving()) {
             Ok(()) => self.flush_failures.store(0, Relaxed),
-            // A device that never does it is not asked for ever: each time costs it a queue abort.
-            Err(_) if self.flush_failures.fetch_add(1, Relaxed) + 1 < MAX_FAILURES => {
-                self.orphans().set_unsure();
+            Err(lost) => {
+                // A device that never does it is not asked for ever: it costs a queue abort.
+                let failures = match lost.was_sent() {
+                    true => self.flush_failures.fetch_add(1, Relaxed) + 1,
+                    false => 0,
+                };
+                if failures < MAX_FAILURES {
+                    self.orphans().set_unsure();
+                } else {
+                    self.orphans().clear_unsure();
+                }
             }
-            Err(_) => self.orphans().clear_unsure(),
         }
     }
 
     /// Flushes all sessions, as nobody can use one any more.
     pub(super) fn flush_all(&self) {
         // Not more than this can be done.
-        let _ = self.flush_each(|_| true);
+        let _ = self.flush_each(|_| true, || false);
     }
 
     /// Flushes all sessions that `which` says, when none can be opened that has the number of one
@@ -150,7 +155,11 @@ impl Ctrl<'_> {
     /// # Errors
     ///
     /// See [`Lost`]: not all were flushed.
-    fn flush_each(&self, which: impl Fn(u16) -> bool) -> Result<(), Lost> {
+    fn flush_each(
+        &self,
+        which: impl Fn(u16) -> bool,
+        give_up: impl Fn() -> bool,
+    ) -> Result<(), Lost> {
         let _held_back = self.orphans().hold_opens_back();
         self.wait_for_opens()?;
         if !self.lock_flushing() {
@@ -159,9 +168,11 @@ impl Ctrl<'_> {
         let result = (0..hsm::MAX_SESSIONS)
             .filter(|id| which(*id))
             .try_for_each(|id| {
-                // This does it.
-                self.orphans().take(id);
-                self.flush(id, Some(self.orphans().hold_opens_back()))
+                if give_up() {
+                    return Err(Lost::Refused);
+                }
+                let known = self.orphans().take(id);
+                self.flush(id, known, Some(self.orphans().hold_opens_back()))
             });
         self.flushing.signal();
         result

@@ -18,7 +18,9 @@ use kernel::{
         Device as _,
         DmaMask, //
     },
-    driver, pci,
+    driver,
+    error::to_result,
+    pci,
     prelude::*,
     sync::Arc,
     types::{
@@ -63,6 +65,10 @@ impl<'bound> Enabled<'bound> {
 
         // SAFETY: As above.
         unsafe { dev.dma_set_max_seg_size(u32::MAX) };
+
+        // What is restored after a reset of the slot.
+        // SAFETY: The function is valid, and nobody else saves its state while it is probed.
+        to_result(unsafe { bindings::pci_save_state(this.as_raw()) })?;
         Ok(this)
     }
 
@@ -102,11 +108,18 @@ impl<'bound> Enabled<'bound> {
     /// does nothing more. Returns whether that worked. To be called only while the driver is bound,
     /// unbound, or shut down.
     pub(crate) fn reset_function(&self) -> bool {
+        let pdev = self.as_raw();
+
         // SAFETY: The function is valid. The driver core has the device locked around the callbacks
         // that this is called from.
         unsafe {
-            bindings::pci_wait_for_pending_transaction(self.as_raw());
-            bindings::__pci_reset_function_locked(self.as_raw()) == 0
+            bindings::pci_wait_for_pending_transaction(pdev);
+            bindings::pci_save_state(pdev);
+            let reset = bindings::__pci_reset_function_locked(pdev) == 0;
+            bindings::pci_restore_state(pdev);
+            // As it was before, whatever was saved.
+            bindings::pci_clear_master(pdev);
+            reset
         }
     }
 

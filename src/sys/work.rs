@@ -75,7 +75,7 @@ where
 }
 
 /// Has the delayed `item` run as soon as possible, whether it was queued or not. May be called from
-/// any context.
+/// any context, but not after [`disable_delayed`]: a reference would be lost.
 pub(crate) fn hurry<T, const ID: u64>(item: &Arc<T>)
 where
     T: HasDelayedWork<T, ID> + WorkItem<ID, Pointer = Arc<T>> + Send + Sync + 'static,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One virtual machine with its virtual devices.
 
+use crate::clock;
 use crate::control;
 use crate::kernel_log::Scanner;
 use crate::process::Process;
@@ -372,7 +373,7 @@ fn kernel_arguments(config: &Config) -> String {
     if config.iommu {
         arguments.push_str(" intel_iommu=on");
     }
-    for word in &config.append {
+    for word in clock::argument().iter().chain(&config.append) {
         arguments.push(' ');
         arguments.push_str(word);
     }

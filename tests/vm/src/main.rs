@@ -4,6 +4,7 @@
 //! Everything it starts ends with it: QEMU and the virtual devices are killed
 //! by the kernel if this program dies.
 
+mod clock;
 mod control;
 mod initramfs;
 mod kernel;
