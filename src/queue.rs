@@ -134,12 +134,14 @@ fn slice() -> Jiffies {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 enum Mode {
-    /// It submits commands.
+    /// It takes commands.
     Open = 0,
+    /// It submits the commands that it has, but is avoided by others.
+    Draining,
     /// It submits none, but gives completion queue entries back.
-    Closed = 1,
+    Closed,
     /// It rings no doorbell.
-    Silent = 2,
+    Silent,
 }
 
 /// What is to be ended of a queue that is not open, as the device is done with it.
@@ -363,6 +365,11 @@ impl<C: Class> QueuePair<C> {
         self.is_mode(Mode::Open)
     }
 
+    /// Returns whether the queue submits commands.
+    fn is_submitting(&self) -> bool {
+        self.is_open() || self.is_mode(Mode::Draining)
+    }
+
     fn is_mode(&self, mode: Mode) -> bool {
         // CAST: The discriminants are those of the word.
         self.mode.load(Acquire) == mode as u32
@@ -464,7 +471,7 @@ impl<C: Class> QueuePair<C> {
             }
         }
         // Those that deleting the queue ends say nothing of how it does.
-        if self.is_open() {
+        if self.is_submitting() {
             let completed = self.completed.load(Relaxed);
             self.completed.store(completed + 1, Relaxed);
             if let Some(serial) = serial {
@@ -588,7 +595,7 @@ impl<C: Class> QueuePair<C> {
 
     /// The work of the pump: submits what is pending, with one doorbell for all of it.
     fn pump_locked(&self, doorbells: &Doorbells<'_>) {
-        let open = self.is_open();
+        let submitting = self.is_submitting();
         let entries = u32::from(self.size());
         let first = self.sq_tail.load(Relaxed);
         let mut tail = first;
@@ -602,7 +609,7 @@ impl<C: Class> QueuePair<C> {
                 // CAST: Less than 64.
                 let tag = index * 64 + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                if !open {
+                if !submitting {
                     self.end_halted(tag, Phase::Queued);
                 } else if self.write_sqe(tag, tail).is_ok() {
                     tail = if tail + 1 == entries { 0 } else { tail + 1 };
@@ -662,6 +669,18 @@ impl<C: Class> QueuePair<C> {
         self.ending.xchg(Ending::Nothing as u32, Full);
         // Once this has run nobody is still at ending it.
         self.settle(doorbells);
+    }
+
+    /// Has the queue avoided, so that the commands in it are not joined by others.
+    pub(crate) fn drain(&self, doorbells: &Doorbells<'_>) {
+        self.set_mode(Mode::Draining, doorbells);
+    }
+
+    /// Has a queue that was drained used again.
+    pub(crate) fn refill(&self, doorbells: &Doorbells<'_>) {
+        if self.is_mode(Mode::Draining) {
+            self.set_mode(Mode::Open, doorbells);
+        }
     }
 
     /// Closes the queue: once this returns nothing is submitted any more, and what was not
@@ -1035,7 +1054,7 @@ impl<C: Class> Pool<C> {
                 core::hint::spin_loop();
                 continue;
             }
-            // Those that are free may be slots of a queue that is being aborted.
+            // Those that are free may be slots of a queue that is being drained or aborted.
             if self.is_closed() {
                 break Lost::Refused;
             } else if wait.is_over() {
@@ -1051,7 +1070,7 @@ impl<C: Class> Pool<C> {
 
     /// Returns whether there is no queue that takes commands.
     fn is_closed(&self) -> bool {
-        !self.queues.iter().any(QueuePair::is_open)
+        !self.queues.iter().any(QueuePair::is_submitting)
     }
 
     /// Takes a slot, if one is free: of an idle queue if there is one, counting from that of the

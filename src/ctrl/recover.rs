@@ -241,7 +241,9 @@ impl Ctrl<'_> {
             return;
         }
         // It may have been just done with that. What it takes up now is not overdue any more when
-        // the monitor has looked again.
+        // the monitor has looked again, and what else is in those queues completes.
+        self.drain_overdue(&self.hsm);
+        self.drain_overdue(&self.aes);
         let grace = GRACE.start();
         while !grace.is_over() && !self.is_leaving() {
             process::sleep_a_tick();
@@ -251,6 +253,14 @@ impl Ctrl<'_> {
             .and_then(|()| self.abort_overdue_of(&self.aes));
         if aborted.is_err() {
             self.reset_unasked(Cause::Unresponsive);
+        }
+    }
+
+    fn drain_overdue<C: Class>(&self, pool: &Pool<C>) {
+        for queue in pool.queues() {
+            if self.is_overdue(queue) {
+                queue.drain(&self.doorbells);
+            }
         }
     }
 
@@ -271,6 +281,7 @@ impl Ctrl<'_> {
                 return Ok(());
             }
             if !self.is_overdue(queue) {
+                queue.refill(&self.doorbells);
                 continue;
             }
             let id = queue.id().get();
