@@ -13,6 +13,14 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
         Arc,
         Mutex, //
     },
@@ -89,6 +97,8 @@ pub(crate) struct File {
     owner: Process,
     #[pin]
     record: Mutex<Record>,
+    // In which era of the device the session of the record was opened.
+    era: Atomic<u32>,
     users: Arc<Users>,
     orphans: Arc<Orphans>,
 }
@@ -102,6 +112,7 @@ impl FileOps for File {
                 gate: context.gate.clone(),
                 owner: Process::current()?,
                 record <- new_mutex!(Record::default(), "azihsm_record"),
+                era: Atomic::new(0),
                 users: Users::new(context.orphans.clone())?,
                 orphans: context.orphans.clone(),
             }),
@@ -129,7 +140,7 @@ impl FileOps for File {
     }
 
     fn release(self: Pin<&Self>) {
-        let Some(session) = self.record.lock().session() else {
+        let Some(session) = self.lock_record().session() else {
             return;
         };
         if !self.users.close(session.id) {
@@ -334,6 +345,10 @@ impl File {
         // Kept until the descriptor knows of its session.
         let mut opening = None;
         let sent = self.hsm_send(ctrl, input, flow, held, &mut opening);
+        if let Some(opening) = &opening {
+            // Nobody else looks at it while the record says that a session is being opened.
+            self.era.store(opening.era(), Relaxed);
+        }
         let concluded = self.conclude(flow, sent);
         drop(opening);
         let (command, completion) = concluded?;
@@ -346,6 +361,18 @@ impl File {
             .map_err(|_| Failure::invalid(uapi::EXT_HSM_DST))?;
         cmd.out.byte_count = len;
         Ok(())
+    }
+
+    /// Locks the record, which has no session if the device has lost it.
+    fn lock_record(&self) -> Guard<'_, Record, MutexBackend> {
+        let mut record = self.record.lock();
+        if let Some(session) = record.session() {
+            if self.era.load(Relaxed) != self.orphans.era() {
+                self.orphans.lose_owner(session.id);
+                *record = Record::Empty;
+            }
+        }
+        record
     }
 
     /// Takes note of what became of a command, which was admitted.
@@ -394,7 +421,7 @@ impl File {
     /// Checks that a command fits the session of the descriptor, and returns what it is to hold.
     fn admit(&self, flow: Flow, session: &uapi::Session) -> Result<hsm::Held, Failure> {
         let id = (session.flags & uapi::SESSION_ID_VALID != 0).then_some(session.id);
-        let mut record = self.record.lock();
+        let mut record = self.lock_record();
 
         record.admit(flow, id).map_err(Failure::invalid)?;
         Ok(match flow {
@@ -501,7 +528,7 @@ impl File {
     /// Checks that the session of an AES command is that of the descriptor, and makes the command
     /// a user of it.
     fn aes_caller(&self, input: &AesIn) -> Result<(aes::Caller, Token), Failure> {
-        let record = self.record.lock();
+        let record = self.lock_record();
         let session = record
             .session()
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;

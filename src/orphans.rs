@@ -53,6 +53,8 @@ pub(crate) struct Orphans {
     // Whether a command that opens or closes a session ended without a completion, so that the
     // device may have one that nobody knows of.
     unsure: Atomic<bool>,
+    // How often the device has lost all sessions. Those of an earlier era are no more.
+    era: Atomic<u32>,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
@@ -111,6 +113,7 @@ impl Orphans {
                 opens: Atomic::new(0),
                 opens_held_back: Atomic::new(0),
                 unsure: Atomic::new(false),
+                era: Atomic::new(0),
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -170,6 +173,16 @@ impl Orphans {
         self.owners
             .get(usize::from(id))
             .is_some_and(|owners| owners.fetch_add(0, Full) != 0)
+    }
+
+    /// Notes that the device has lost all sessions.
+    pub(crate) fn begin_era(&self) {
+        self.era.fetch_add(1, Full);
+    }
+
+    /// Returns in which era a session is that is opened now.
+    pub(crate) fn era(&self) -> u32 {
+        self.era.load(Acquire)
     }
 
     /// Notes that a command which closes the session `id` is about to be sent.
@@ -265,24 +278,37 @@ impl Drop for Closing {
 
 /// Stands for a command that opens a session and has not ended, or whose descriptor has not learned
 /// of it.
-pub(crate) struct Opening(Arc<Orphans>);
+pub(crate) struct Opening {
+    orphans: Arc<Orphans>,
+    era: u32,
+}
 
 impl Opening {
     fn new(orphans: &Arc<Orphans>) -> Self {
         orphans.opens.fetch_add(1, Full);
-        Self(orphans.clone())
+        Self {
+            orphans: orphans.clone(),
+            era: orphans.era(),
+        }
+    }
+
+    /// Returns in which era the command is sent.
+    pub(crate) fn era(&self) -> u32 {
+        self.era
     }
 }
 
 impl Clone for Opening {
     fn clone(&self) -> Self {
-        Self::new(&self.0)
+        let mut clone = Self::new(&self.orphans);
+        clone.era = self.era;
+        clone
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.opens.fetch_sub(1, Full);
+        self.orphans.opens.fetch_sub(1, Full);
     }
 }
 

@@ -352,7 +352,15 @@ impl Ctrl<'_> {
             _ => how,
         };
 
+        if cause == Cause::Returned {
+            // It may have been without power.
+            self.enabled.restore();
+        }
         let stopped = self.shut(how);
+        if matches!(cause, Cause::Returned | Cause::ReadyLost) {
+            // Its owner has taken its resources away, and with them its sessions.
+            self.orphans().begin_era();
+        }
         if stopped.is_ok() && too_soon {
             self.retry_later();
             requests.end(Outcome::Failed);

@@ -77,6 +77,27 @@ impl<'bound> Enabled<'bound> {
         self.0
     }
 
+    /// Makes the configuration what it was when the driver was bound, if the function has lost it.
+    /// Returns whether it had.
+    pub(crate) fn restore(&self) -> bool {
+        let mut command = 0;
+
+        // SAFETY: The function is valid.
+        unsafe {
+            bindings::pci_read_config_word(
+                self.as_raw(),
+                bindings::PCI_COMMAND as c_int,
+                &mut command,
+            )
+        };
+        // CAST: A bit of the word.
+        let lost = command & bindings::PCI_COMMAND_MEMORY as u16 == 0;
+        if lost {
+            restore_state(self.as_raw());
+        }
+        lost
+    }
+
     /// Switches bus mastering on.
     pub(crate) fn set_master(&self) {
         // SAFETY: The function is valid and enabled.
@@ -133,6 +154,18 @@ impl Drop for Enabled<'_> {
     fn drop(&mut self) {
         // SAFETY: The function is valid and was enabled once by `Self::new()`.
         unsafe { bindings::pci_disable_device(self.as_raw()) };
+    }
+}
+
+/// Restores the configuration of a function from what was saved, and keeps that.
+fn restore_state(pdev: *mut bindings::pci_dev) {
+    // SAFETY: Callers have a function that is valid, and bound to the driver, which alone saves and
+    // restores its state then; the PCI core does while it resets the function or has it sleep, and
+    // the driver does not touch it meanwhile.
+    unsafe {
+        (*pdev).set_state_saved(1);
+        bindings::pci_restore_state(pdev);
+        (*pdev).set_state_saved(1);
     }
 }
 
@@ -385,8 +418,7 @@ where
     }
 
     extern "C" fn slot_reset_callback(pdev: *mut bindings::pci_dev) -> bindings::pci_ers_result_t {
-        // SAFETY: The PCI core calls this with a valid function, and holds the device's lock.
-        unsafe { bindings::pci_restore_state(pdev) };
+        restore_state(pdev);
         bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
     }
 
