@@ -43,7 +43,6 @@ use crate::{
     params,
     queue::{
         Class,
-        Helpers,
         Notify,
         Pool, //
     },
@@ -120,6 +119,12 @@ const VECTOR_NAMES: [&CStr; MAX_VECTORS as usize] = [
     c"azihsm-aes30",
     c"azihsm-aes31",
 ];
+
+/// Those who do what cannot be done where it is found.
+pub(crate) struct Helpers {
+    pub(crate) orphans: Arc<Orphans>,
+    pub(crate) recovery: Arc<Recovery>,
+}
 
 /// See the [module](self).
 ///
@@ -216,7 +221,7 @@ impl<'bound> Ctrl<'bound> {
             admin::ENTRIES,
             // Looked at on each tick as well: the first commands come before the handlers.
             Notify::Poll,
-            &this.helpers.0,
+            this.helpers.0.orphans.clone(),
         )?;
         this.enable()?;
         let found = this.identify()?;
@@ -272,7 +277,7 @@ impl<'bound> Ctrl<'bound> {
             pool: &self.admin,
             doorbells: &self.doorbells,
             patience: Patience {
-                timeout: admin::TIMEOUT,
+                timeout: Some(admin::TIMEOUT),
                 killable: false,
             },
         }
@@ -324,7 +329,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::hsm(index)?,
                 params::hsm_entries(max_entries),
                 notify(FIRST_HSM_VECTOR, hsm_vectors, index),
-                &self.helpers.0,
+                self.orphans().clone(),
             )?;
         }
         for index in 0..found.aes_queues {
@@ -333,7 +338,7 @@ impl<'bound> Ctrl<'bound> {
                 QueueId::aes(index)?,
                 params::aes_entries(max_entries),
                 notify(FIRST_AES_VECTOR, aes_vectors, index),
-                &self.helpers.0,
+                self.orphans().clone(),
             )?;
         }
         Ok(())
@@ -402,16 +407,16 @@ impl<'bound> Ctrl<'bound> {
         self.release_orphans();
     }
 
-    /// Has all waiters leave their commands to the device.
-    fn desert(&self) {
-        fn desert<C: Class>(pool: &Pool<C>) {
+    /// Has all waiters of silent queues leave their commands to the device.
+    fn evict(&self) {
+        fn evict<C: Class>(pool: &Pool<C>) {
             for queue in pool.queues() {
-                queue.desert(queue.start());
+                queue.evict();
             }
         }
-        desert(&self.hsm);
-        desert(&self.aes);
-        desert(&self.admin);
+        evict(&self.hsm);
+        evict(&self.aes);
+        evict(&self.admin);
     }
 
     /// Silences all queues, stops the device, and ends what is under way. If it does not stop it is
@@ -436,7 +441,7 @@ impl<'bound> Ctrl<'bound> {
         if stopped.is_ok() {
             self.release();
         } else {
-            self.desert();
+            self.evict();
         }
         stopped
     }
@@ -519,7 +524,7 @@ impl<'bound> Ctrl<'bound> {
     /// overdue.
     pub(crate) fn patience(&self) -> Patience {
         Patience {
-            timeout: Patience::ENDLESS,
+            timeout: None,
             killable: true,
         }
     }

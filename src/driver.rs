@@ -12,7 +12,8 @@ use kernel::{
 use crate::{
     ctrl::{
         Ctrl,
-        CtrlFamily, //
+        CtrlFamily,
+        Helpers, //
     },
     ioctl::{
         Context,
@@ -20,7 +21,6 @@ use crate::{
     },
     number::Number,
     orphans::Orphans,
-    queue::Helpers,
     recovery::Recovery,
     sys,
     sys::{

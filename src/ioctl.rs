@@ -73,6 +73,7 @@ use crate::{
         AesIn,
         DevInfo,
         Hdr,
+        Headed,
         HsmCmd,
         HsmIn, //
     },
@@ -243,15 +244,20 @@ fn is_user(address: u64, len: u32) -> bool {
 /// # Errors
 ///
 /// `EFAULT`, and `EINVAL` if the caller knows less of it.
-fn read_sized<T: FromBytes>(arg: usize) -> Result<T> {
+fn read_sized<T: FromBytes + Headed>(arg: usize) -> Result<T> {
     let read = |len| UserSlice::new(UserPtr::from_addr(arg), len).reader();
 
-    let hdr: Hdr = read(size_of::<Hdr>()).read()?;
+    // In one go; only what the caller does not have all of is looked at in detail.
+    let whole = read(size_of::<T>()).read::<T>();
+    let size = match &whole {
+        Ok(whole) => whole.hdr().size,
+        Err(_) => read(size_of::<Hdr>()).read::<Hdr>()?.size,
+    };
     // CAST: Widening.
-    if (hdr.size as usize) < size_of::<T>() {
+    if (size as usize) < size_of::<T>() {
         return Err(EINVAL);
     }
-    read(size_of::<T>()).read()
+    whole
 }
 
 /// Finishes an ioctl: writes its output `out` to `offset` of the structure at `arg`, and returns

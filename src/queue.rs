@@ -47,7 +47,6 @@ use kernel::{
 use crate::{
     combine::Combiner,
     orphans::Orphans,
-    recovery::Recovery,
     regs::{
         Doorbells,
         QueueId, //
@@ -112,22 +111,22 @@ pub(crate) trait Class: Send + Sync + 'static {
 /// How a waiter finds out that its command has completed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Notify {
-    /// By interrupt, on this MSI-X vector. The waiter looks for itself now and then, so that a lost
-    /// interrupt costs less than a lost command.
+    /// By interrupt, on this MSI-X vector. The monitor looks now and then, so that a lost interrupt
+    /// costs less than a lost command.
     Vector(u16),
     /// By looking on each timer tick.
     Poll,
 }
 
-/// How long a waiter relies on interrupts alone.
-const INTERRUPT_LOST_AFTER_MS: u32 = 250;
+/// How long somebody who waits for a slot relies on others.
+const ALONE_AFTER_MS: u32 = 250;
 
 /// Completions that are consumed with one doorbell.
 const BATCH: usize = 8;
 
-/// Returns how long to wait before looking whether an interrupt was lost.
+/// The same in ticks.
 fn slice() -> Jiffies {
-    msecs_to_jiffies(INTERRUPT_LOST_AFTER_MS).max(1)
+    msecs_to_jiffies(ALONE_AFTER_MS).max(1)
 }
 
 /// What a queue does with the device.
@@ -191,19 +190,11 @@ impl Watch {
     }
 }
 
-/// Those who do what queues cannot do in the context that they find it in.
-#[derive(Clone)]
-pub(crate) struct Helpers {
-    pub(crate) orphans: Arc<Orphans>,
-    pub(crate) recovery: Arc<Recovery>,
-}
-
 /// See the [module](self).
 pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
     orphans: Arc<Orphans>,
-    recovery: Arc<Recovery>,
     tags: Tags,
     permits: Arc<Permits>,
     slots: KVec<Pin<KBox<Slot<C::Token>>>>,
@@ -262,7 +253,7 @@ impl<C: Class> QueuePair<C> {
         size: u16,
         notify: Notify,
         permits: Arc<Permits>,
-        helpers: &Helpers,
+        orphans: Arc<Orphans>,
     ) -> Result<Self> {
         let entries = usize::from(size);
         if !(2..=slot::MAX_TAGS).contains(&entries) {
@@ -293,8 +284,7 @@ impl<C: Class> QueuePair<C> {
         Ok(Self {
             id,
             notify,
-            orphans: helpers.orphans.clone(),
-            recovery: helpers.recovery.clone(),
+            orphans,
             tags: Tags::new(count)?,
             permits,
             slots,
@@ -388,6 +378,12 @@ impl<C: Class> QueuePair<C> {
     /// Consumes what the device has completed. May be called from any context.
     pub(crate) fn reap(&self, doorbells: &Doorbells<'_>) {
         self.reaper.run(|| self.reap_locked(doorbells));
+    }
+
+    /// Does what may have been left undone: an interrupt may have been lost, or a call of the pump.
+    fn look(&self, doorbells: &Doorbells<'_>) {
+        self.pump.run(|| self.pump_locked(doorbells));
+        self.reap(doorbells);
     }
 
     /// The work of the reaper.
@@ -720,10 +716,18 @@ impl<C: Class> QueuePair<C> {
         self.starts.load(Acquire)
     }
 
-    /// Tells all waiters to leave, and their slots with the device, unless the queue was opened
-    /// again since [`Self::start`] was `start`. They look now and then.
+    /// Tells those who poll a queue to leave, and their slots with the device, unless the queue was
+    /// opened again since [`Self::start`] was `start`.
     pub(crate) fn desert(&self, start: u32) {
         self.deserted.xchg(start, Full);
+    }
+
+    /// Tells all waiters of a queue that is silent to leave, and their slots with the device.
+    pub(crate) fn evict(&self) {
+        self.desert(self.start());
+        for slot in &self.slots {
+            slot.evict();
+        }
     }
 
     fn is_deserted(&self) -> bool {
@@ -739,17 +743,25 @@ impl<C: Class> QueuePair<C> {
         under_way.count()
     }
 
-    /// Takes note of how long commands have been under way, `passed_ms` after the last time.
-    /// Returns whether one has been for `limit_ms`.
+    /// Takes note of how long commands have been under way, `passed_ms` after the last time, and
+    /// completes those that could have been already. Returns whether one has been for `limit_ms`.
     ///
     /// To be called by one task at a time.
-    pub(crate) fn watch(&self, passed_ms: u32, limit_ms: u32) -> bool {
+    pub(crate) fn watch(&self, passed_ms: u32, limit_ms: u32, doorbells: &Doorbells<'_>) -> bool {
+        if self.is_idle() {
+            return false;
+        }
         let completed = self.completed.load(Relaxed);
         let advanced = self.completed_at_watch.xchg(completed, Relaxed) != completed;
         let last = self.last_completed.load(Relaxed);
+        let mut old = false;
         for ((slot, watch), serial) in self.slots.iter().zip(&self.watches).zip(&self.serials) {
             let is_later = serial.load(Relaxed).wrapping_sub(last) < u32::MAX / 2;
             watch.look(slot.under_way(), passed_ms, advanced && is_later);
+            old |= watch.age_ms.load(Relaxed) != 0;
+        }
+        if old {
+            self.look(doorbells);
         }
         self.is_overdue(limit_ms)
     }
@@ -883,20 +895,21 @@ impl<C: Class> Owned<'_, C> {
             .run(|| self.queue.pump_locked(self.doorbells));
     }
 
-    fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe), Lost> {
+    fn wait(self, mut token: C::Token, patience: Patience) -> Result<(Self, C::Cqe), Lost> {
         let wait = patience.start();
-        let lost = loop {
-            match self.wait_once(&wait) {
-                Waited::Done => break None,
-                Waited::Killed => break Some(Lost::Killed),
-                Waited::TimedOut if self.queue.is_deserted() => break Some(Lost::Deserted),
-                Waited::TimedOut if wait.is_over() => break Some(Lost::TimedOut),
-                Waited::TimedOut => {}
-            }
+        let waited = match self.queue.notify {
+            Notify::Vector(_) => wait.for_event(self.slot.done()),
+            Notify::Poll => self.poll(&wait),
         };
-        if let Some(lost) = lost {
+        let (mut signalled, lost) = match waited {
+            Waited::Done => (true, Lost::Deserted),
+            Waited::Killed => (false, Lost::Killed),
+            Waited::TimedOut if self.queue.is_deserted() => (false, Lost::Deserted),
+            Waited::TimedOut => (false, Lost::TimedOut),
+        };
+        while !(signalled && self.slot.has_ended()) {
             self.queue.abandoned.fetch_add(1, Relaxed);
-            match self.slot.abandon(token) {
+            match self.slot.abandon(token, signalled) {
                 Ok(()) => {
                     if self.queue.notify == Notify::Poll {
                         self.queue.orphans.release();
@@ -905,10 +918,13 @@ impl<C: Class> Owned<'_, C> {
                     core::mem::forget(self);
                     return Err(lost);
                 }
-                Err(_token) => {
+                Err(back) => {
                     self.queue.abandoned.fetch_sub(1, Relaxed);
+                    token = back;
                     // It ended at the last moment: the signal is there or on its way.
-                    while self.slot.done().wait(FOREVER) != Waited::Done {}
+                    while !signalled {
+                        signalled = self.slot.done().wait(FOREVER) == Waited::Done;
+                    }
                 }
             }
         }
@@ -920,31 +936,21 @@ impl<C: Class> Owned<'_, C> {
         }
     }
 
-    /// Waits for as long as the queue's notification is relied upon, and looks for itself then.
-    fn wait_once(&self, wait: &Wait) -> Waited {
-        if let Notify::Vector(_) = self.queue.notify {
-            let waited = wait.wait(self.slot.done(), slice());
-            if waited != Waited::TimedOut {
-                return waited;
+    /// Waits for the command on a queue that has no interrupt.
+    fn poll(&self, wait: &Wait) -> Waited {
+        loop {
+            self.queue.look(self.doorbells);
+            if self.slot.done().try_wait() {
+                return Waited::Done;
             }
-        }
-        // An interrupt may have been lost, or a call of the pump.
-        self.pump();
-        self.queue.reap(self.doorbells);
-        if self.slot.done().try_wait() {
-            return Waited::Done;
-        }
-        match self.queue.notify {
-            // It has been long: is all well with the device?
-            Notify::Vector(_) => self.queue.recovery.worry(),
-            Notify::Poll => {
-                process::sleep_a_tick();
-                if wait.patience().killable && process::is_killed() {
-                    return Waited::Killed;
-                }
+            if wait.is_killed() {
+                return Waited::Killed;
             }
+            if wait.is_over() || self.queue.is_deserted() {
+                return Waited::TimedOut;
+            }
+            process::sleep_a_tick();
         }
-        Waited::TimedOut
     }
 }
 
@@ -987,9 +993,9 @@ impl<C: Class> Pool<C> {
         id: QueueId,
         size: u16,
         notify: Notify,
-        helpers: &Helpers,
+        orphans: Arc<Orphans>,
     ) -> Result {
-        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), helpers)?;
+        let queue = QueuePair::new(dev, id, size, notify, self.permits.clone(), orphans)?;
         let count = i32::from(size.saturating_sub(1));
         self.queues.push(queue, GFP_KERNEL)?;
         self.permits.add(count);
@@ -1059,7 +1065,7 @@ impl<C: Class> Pool<C> {
                 break Lost::Refused;
             } else if wait.is_over() {
                 break Lost::Busy;
-            } else if patience.killable && process::is_killed() {
+            } else if wait.is_killed() {
                 break Lost::Interrupted;
             }
             process::sleep_a_tick();

@@ -18,9 +18,7 @@ use kernel::{
     },
     time::{
         msecs_to_jiffies,
-        Delta,
-        Instant,
-        Monotonic, //
+        Delta, //
     },
     workqueue,
     workqueue::{
@@ -49,9 +47,6 @@ use crate::{
 
 /// How often the monitor looks at the device.
 const PERIOD_MS: u32 = 500;
-
-/// How much of the time the monitor may be kept busy by those who wait.
-const WORRY_LIMIT: Delta = Delta::from_millis(100);
 
 /// How long somebody who asks for a reset waits.
 const REQUEST_TIMEOUT: Delta = Delta::from_secs(120);
@@ -215,9 +210,6 @@ pub(crate) struct Recovery {
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     requests: Mutex<KVec<Arc<Request>>>,
-    // When somebody last had the monitor look.
-    #[pin]
-    worried: Mutex<Option<Instant<Monotonic>>>,
     #[pin]
     monitor: DelayedWork<Recovery, MONITOR>,
     #[pin]
@@ -276,7 +268,6 @@ impl Recovery {
             pin_init!(Self {
                 gate,
                 requests <- new_mutex!(KVec::new(), "azihsm_requests"),
-                worried <- new_mutex!(None, "azihsm_worried"),
                 monitor <- new_delayed_work!("azihsm_monitor"),
                 worker <- new_work!("azihsm_recovery"),
             }),
@@ -287,16 +278,6 @@ impl Recovery {
     /// Has the monitor look now, and from then on. May be called from any context.
     pub(crate) fn look(self: &Arc<Self>) {
         work::hurry::<_, MONITOR>(self);
-    }
-
-    /// Has the monitor look soon, as somebody has waited for long.
-    pub(crate) fn worry(self: &Arc<Self>) {
-        let mut worried = self.worried.lock();
-        if worried.is_none_or(|last| last.elapsed() > WORRY_LIMIT) {
-            *worried = Some(Instant::now());
-            drop(worried);
-            self.look();
-        }
     }
 
     /// Has the worker see what there is to do. May be called from any context.
@@ -343,7 +324,7 @@ impl Recovery {
             self.act();
         }
         let wait = Patience {
-            timeout: REQUEST_TIMEOUT,
+            timeout: Some(REQUEST_TIMEOUT),
             killable: true,
         }
         .start();

@@ -23,7 +23,8 @@
 //! | InFlight | the device                    | the reaper, when the device is done    |
 //! | Done     | nobody                        | the waiter                             |
 //!
-//! A waiter that leaves early marks the slot *abandoned*. Whoever would have moved it to Done then
+//! A waiter leaves early if its task is being killed, or if it is told to by the *evicted* mark, and
+//! marks the slot *abandoned*. Whoever would have moved it to Done then
 //! leaves it to [`crate::orphans`] to clear its memory and give the tag back.
 
 use kernel::{
@@ -65,7 +66,7 @@ pub(crate) enum Phase {
     Done = 4,
 }
 
-/// The state word of a slot: phase, abandoned mark, and generation.
+/// The state word of a slot: phase, abandoned and evicted marks, and generation.
 ///
 /// The generation is new each time the slot is used, and its low bits are part of the command
 /// identifier. A completion that the device sends twice, or too late, is therefore not taken for
@@ -76,11 +77,16 @@ struct State(u32);
 impl State {
     const PHASE: u32 = 0x7;
     const ABANDONED: u32 = 1 << 3;
+    const EVICTED: u32 = 1 << 4;
     const GENERATION_SHIFT: u32 = 8;
 
     fn is(self, phase: Phase) -> bool {
         // CAST: The discriminants are those of the word.
         self.0 & Self::PHASE == phase as u32
+    }
+
+    fn is_under_way(self) -> bool {
+        self.is(Phase::InFlight) || self.is(Phase::Queued)
     }
 
     fn with(self, phase: Phase) -> Self {
@@ -94,6 +100,14 @@ impl State {
 
     fn abandoned(self) -> Self {
         Self(self.0 | Self::ABANDONED)
+    }
+
+    fn is_evicted(self) -> bool {
+        self.0 & Self::EVICTED != 0
+    }
+
+    fn evicted(self) -> Self {
+        Self(self.0 | Self::EVICTED)
     }
 
     fn generation(self) -> u32 {
@@ -186,7 +200,7 @@ impl<T: Unpin> Slot<T> {
         &self.buffer
     }
 
-    /// Signalled once when the command has ended.
+    /// Signalled once for each command: when it has ended, or before if its waiter is to leave.
     pub(crate) fn done(&self) -> &Event {
         &self.done
     }
@@ -229,7 +243,7 @@ impl<T: Unpin> Slot<T> {
 
     /// Queued -> InFlight, by the pump, which found the slot's bit in the pending mask.
     ///
-    /// Only the abandoned mark can change meanwhile, so adding the difference is enough. Fully
+    /// Only the marks can change meanwhile, so adding the difference is enough. Fully
     /// ordered: the doorbell, and with it the completion, comes later.
     pub(crate) fn launch(&self) {
         // CAST: The discriminants are those of the word.
@@ -263,29 +277,53 @@ impl<T: Unpin> Slot<T> {
         // CAST: The discriminants are those of the word.
         self.verdict.store(verdict as u32, Relaxed);
 
-        // At most twice: the only other change that can happen is that the waiter leaves.
+        // At most three times: the only other changes that can happen are that the waiter is told to
+        // leave, and leaves.
         while let Err(now) = self.exchange(state, state.with(Phase::Done)) {
             state = now;
         }
         if state.is_abandoned() {
             return Ended::Orphaned;
         }
-        self.done.signal();
+        if !state.is_evicted() {
+            self.done.signal();
+        }
         Ended::Woken
     }
 
-    /// The waiter leaves, and leaves `it` behind until the command has ended.
+    /// Tells the waiter, if there is one, to leave before the command has ended.
+    pub(crate) fn evict(&self) {
+        let mut state = self.load();
+        while state.is_under_way() && !state.is_abandoned() && !state.is_evicted() {
+            match self.exchange(state, state.evicted()) {
+                Ok(()) => {
+                    self.done.signal();
+                    break;
+                }
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Returns whether the command has ended, for the waiter that consumed the signal. If it has
+    /// not the waiter was told to leave.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.load().is(Phase::Done)
+    }
+
+    /// The waiter leaves, and leaves `it` behind until the command has ended; `signalled` is whether
+    /// it has consumed the signal.
     ///
     /// # Errors
     ///
-    /// Returns `it` if the command has ended already: the waiter must then wait for the signal,
-    /// which is certain to come.
-    pub(crate) fn abandon(&self, it: T) -> Result<(), T> {
+    /// Returns `it` if the waiter cannot leave. If it has not consumed the signal it must wait for
+    /// that, which is certain to come, and look again; otherwise the command has ended.
+    pub(crate) fn abandon(&self, it: T, signalled: bool) -> Result<(), T> {
         // Before the mark is set, so that whoever finds that finds this.
         *self.left_behind.lock() = Some(it);
 
         let mut state = self.load();
-        while !state.is(Phase::Done) {
+        while !state.is(Phase::Done) && (signalled || !state.is_evicted()) {
             match self.exchange(state, state.abandoned()) {
                 Ok(()) => return Ok(()),
                 Err(now) => state = now,
@@ -325,7 +363,7 @@ impl<T: Unpin> Slot<T> {
     pub(crate) fn under_way(&self) -> Option<u32> {
         let state = State(self.state.load(Relaxed));
 
-        (state.is(Phase::InFlight) || state.is(Phase::Queued)).then_some(state.generation())
+        state.is_under_way().then_some(state.generation())
     }
 
     /// -> Free, by the owner, before giving the tag back.
@@ -333,7 +371,8 @@ impl<T: Unpin> Slot<T> {
         let state = State(self.state.load(Relaxed)).with(Phase::Free);
 
         // Relaxed: giving the tag back is fully ordered.
-        self.state.store(state.0 & !State::ABANDONED, Relaxed);
+        let marks = State::ABANDONED | State::EVICTED;
+        self.state.store(state.0 & !marks, Relaxed);
     }
 }
 

@@ -20,10 +20,13 @@ use kernel::{
     },
 };
 
-use crate::sys::completion::{
-    Event,
-    Waited,
-    FOREVER, //
+use crate::sys::{
+    completion::{
+        Event,
+        Waited,
+        FOREVER, //
+    },
+    process, //
 };
 
 /// Takes the lowest bit of `words` that is clear, which the caller then holds.
@@ -181,40 +184,38 @@ impl Permits {
 /// How long, and how, somebody is ready to wait.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
-    /// The longest time.
-    pub(crate) timeout: Delta,
+    /// The longest time; none waits until it is over.
+    pub(crate) timeout: Option<Delta>,
     /// Whether the wait ends when the task is killed.
     pub(crate) killable: bool,
 }
 
 impl Patience {
-    /// Longer than anybody waits.
-    pub(crate) const ENDLESS: Delta = Delta::from_secs(100 * 365 * 24 * 60 * 60);
-
     /// Begins to wait.
     pub(crate) fn start(self) -> Wait {
         Wait {
-            patience: self,
-            since: Instant::now(),
+            killable: self.killable,
+            limit: self.timeout.map(|timeout| (Instant::now(), timeout)),
         }
     }
 }
 
 /// A wait that has begun.
 pub(crate) struct Wait {
-    patience: Patience,
-    since: Instant<Monotonic>,
+    killable: bool,
+    limit: Option<(Instant<Monotonic>, Delta)>,
 }
 
 impl Wait {
-    /// Returns what the wait is with.
-    pub(crate) fn patience(&self) -> Patience {
-        self.patience
+    /// Returns whether the wait ends now because the task is being killed.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killable && process::is_killed()
     }
 
     /// Returns whether the time is over.
     pub(crate) fn is_over(&self) -> bool {
-        self.since.elapsed() >= self.patience.timeout
+        self.limit
+            .is_some_and(|(since, timeout)| since.elapsed() >= timeout)
     }
 
     /// Waits for `event` until the time is over, give or take a second.
@@ -222,8 +223,10 @@ impl Wait {
         // In ticks: about a second.
         const SLICE: Jiffies = 256;
 
+        // Without a limit there is nothing to look at meanwhile, and no timer is needed.
+        let slice = self.limit.map_or(FOREVER, |_| SLICE);
         loop {
-            match self.wait(event, SLICE) {
+            match self.wait(event, slice) {
                 Waited::TimedOut if !self.is_over() => {}
                 waited => return waited,
             }
@@ -232,7 +235,7 @@ impl Wait {
 
     /// Waits for `event` for `slice`, which may be longer than what is left of the time.
     pub(crate) fn wait(&self, event: &Event, slice: Jiffies) -> Waited {
-        if self.patience.killable {
+        if self.killable {
             event.wait_killable(slice)
         } else {
             event.wait(slice)

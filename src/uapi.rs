@@ -101,6 +101,23 @@ pub(crate) struct HsmCmd {
     pub(crate) out: HsmOut,
 }
 
+/// A structure that begins with a header.
+pub(crate) trait Headed {
+    /// Returns its header.
+    fn hdr(&self) -> &Hdr;
+}
+
+macro_rules! impl_headed {
+    ($($name:ty),+ $(,)?) => {$(
+        impl Headed for $name {
+            fn hdr(&self) -> &Hdr {
+                &self.hdr
+            }
+        }
+    )+};
+}
+impl_headed!(HsmCmd, Reset, AesCmd);
+
 /// `struct azihsm_dev_info`
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]

@@ -66,7 +66,7 @@ const CALM: Delta = Delta::from_secs(10);
 
 /// How long a device that answers has to complete what is overdue.
 const GRACE: Patience = Patience {
-    timeout: Delta::from_secs(1),
+    timeout: Some(Delta::from_secs(1)),
     killable: false,
 };
 
@@ -108,10 +108,10 @@ impl Ctrl<'_> {
     ///
     /// To be called by one task at a time.
     pub(crate) fn monitor(&self) -> bool {
-        fn watch<C: Class>(pool: &Pool<C>, passed_ms: u32, limit_ms: u32) -> bool {
+        fn watch<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>, passed_ms: u32) -> bool {
             // All of them are to be looked at.
             pool.queues().iter().fold(false, |overdue, queue| {
-                queue.watch(passed_ms, limit_ms) || overdue
+                queue.watch(passed_ms, ctrl.limit_ms(), &ctrl.doorbells) || overdue
             })
         }
         let mut looked = self.looked.lock();
@@ -136,8 +136,8 @@ impl Ctrl<'_> {
                 admin.desert(start);
             }
         }
-        let overdue = watch(&self.hsm, passed_ms, self.limit_ms());
-        let overdue = watch(&self.aes, passed_ms, self.limit_ms()) || overdue;
+        let overdue = watch(self, &self.hsm, passed_ms);
+        let overdue = watch(self, &self.aes, passed_ms) || overdue;
         if !self.orphans().is_empty() && self.condition() == Condition::Running {
             self.orphans().flush_soon();
         }
@@ -439,7 +439,7 @@ impl Ctrl<'_> {
         }
         self.silence();
         self.enabled.clear_master();
-        self.desert();
+        self.evict();
         dev_err!(self.dev(), "{cause}: cut off, as resets are disabled\n");
         self.recovery().fail_requests();
     }

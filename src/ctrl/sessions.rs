@@ -30,7 +30,7 @@ use super::Ctrl;
 /// How long somebody waits for a session to be flushed: a device that does not answer holds up
 /// neither closing a file, nor unbinding, nor recovery.
 const FLUSH: Patience = Patience {
-    timeout: Delta::from_secs(1),
+    timeout: Some(Delta::from_secs(1)),
     killable: false,
 };
 
