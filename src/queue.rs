@@ -80,13 +80,7 @@ use crate::{
 /// 16 bits hold the phase and the status; where the command identifier is differs.
 pub(crate) trait Class: Send + Sync + 'static {
     /// A submission queue entry.
-    type Sqe: zerocopy::FromBytes
-        + zerocopy::IntoBytes
-        + kernel::transmute::FromBytes
-        + kernel::transmute::AsBytes
-        + Copy
-        + Send
-        + Sync;
+    type Sqe: zerocopy::IntoBytes + zerocopy::Immutable + Copy;
 
     /// A completion queue entry, as 64-bit words.
     type Cqe: Copy + Default + AsRef<[u64]> + AsMut<[u64]>;
@@ -199,7 +193,7 @@ pub(crate) struct QueuePair<C: Class> {
     permits: Arc<Permits>,
     slots: KVec<Pin<KBox<Slot<C::Token>>>>,
     // Entries of `sq` by tag. The device is not told of it.
-    prepared: Coherent<[C::Sqe]>,
+    prepared: Buffer,
     // A bit by tag: the entry in `prepared` is to be submitted.
     pending: KVec<Atomic<u64>>,
     // A bit by tag: the command has ended, and nobody waits for it.
@@ -207,7 +201,7 @@ pub(crate) struct QueuePair<C: Class> {
     // How many commands nobody waits for, whether they have ended or not.
     abandoned: Atomic<u32>,
     pump: Combiner,
-    sq: Coherent<[C::Sqe]>,
+    sq: Buffer,
     // Used by the pump only.
     sq_tail: Atomic<u32>,
     reaper: Combiner,
@@ -288,12 +282,12 @@ impl<C: Class> QueuePair<C> {
             tags: Tags::new(count)?,
             permits,
             slots,
-            prepared: Coherent::zeroed_slice(dev, count, GFP_KERNEL)?,
+            prepared: Buffer::new(dev, count * size_of::<C::Sqe>())?,
             pending: mask()?,
             orphaned: mask()?,
             abandoned: Atomic::new(0),
             pump: Combiner::new(),
-            sq: Coherent::zeroed_slice(dev, entries, GFP_KERNEL)?,
+            sq: Buffer::new(dev, entries * size_of::<C::Sqe>())?,
             sq_tail: Atomic::new(0),
             reaper: Combiner::new(),
             cq: Coherent::zeroed_slice(dev, entries * Self::CQE_WORDS, GFP_KERNEL)?,
@@ -324,7 +318,7 @@ impl<C: Class> QueuePair<C> {
     /// Returns the number of entries of either ring.
     pub(crate) fn size(&self) -> u16 {
         // CAST: `new()` got it as a `u16`.
-        self.sq.len() as u16
+        (self.slots.len() + 1) as u16
     }
 
     /// Returns the MSI-X vector of the completion queue, if it has one.
@@ -628,12 +622,11 @@ impl<C: Class> QueuePair<C> {
     /// Either is out of range, which tags and indices of the queue are not.
     fn write_sqe(&self, tag: usize, index: u32) -> Result {
         let slot = self.slots.get(tag).ok_or(EINVAL)?;
-        let (prepared, sq) = (&self.prepared, &self.sq);
-        // CAST: An index into the ring.
-        let index = index as usize;
+        let len = size_of::<C::Sqe>();
 
-        let sqe = io_project!(prepared, [try: tag]).copy_read();
-        io_project!(sq, [try: index]).copy_write(sqe);
+        // CAST: An index into the ring.
+        self.prepared
+            .copy_to(tag * len, &self.sq, index as usize * len, len)?;
         if let Some(serial) = self.serials.get(tag) {
             let submitted = self.submitted.load(Relaxed).wrapping_add(1);
             self.submitted.store(submitted, Relaxed);
@@ -883,10 +876,9 @@ impl<C: Class> Owned<'_, C> {
 
     /// Stores `sqe` for the pump.
     fn prepare(&self, sqe: C::Sqe) -> Result {
-        let (prepared, tag) = (&self.queue.prepared, self.tag);
-
-        io_project!(prepared, [try: tag]).copy_write(sqe);
-        Ok(())
+        self.queue
+            .prepared
+            .write(self.tag * size_of::<C::Sqe>(), sqe.as_bytes())
     }
 
     fn pump(&self) {

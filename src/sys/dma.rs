@@ -100,6 +100,29 @@ impl Buffer {
         Ok(())
     }
 
+    /// Copies `len` bytes at `offset` to `to_offset` of `to`, which must not be the same buffer.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they are not within the buffers.
+    pub(crate) fn copy_to(
+        &self,
+        offset: usize,
+        to: &Buffer,
+        to_offset: usize,
+        len: usize,
+    ) -> Result {
+        if core::ptr::eq(self, to) {
+            return Err(EINVAL);
+        }
+        let from = self.range(offset, len)?;
+        let to = to.range(to_offset, len)?;
+
+        // SAFETY: `range()` found the bytes to be within the allocations, of which there are two.
+        unsafe { bindings::memcpy(to.cast(), from.cast(), len) };
+        Ok(())
+    }
+
     /// Copies bytes at `offset` to `to`.
     ///
     /// # Errors

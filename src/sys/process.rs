@@ -43,7 +43,16 @@ impl Process {
 
     /// Returns whether the current task is in this process.
     pub(crate) fn is_current(&self) -> bool {
-        Self::current().is_ok_and(|process| process.0 == self.0)
+        let task = kernel::task::Task::current_raw();
+
+        // SAFETY: The current task is valid, and has its signal structure until it is past calling
+        // this. Its process does not change but by the task itself.
+        let pid = unsafe {
+            let signal = (*task).signal;
+            // CAST: A small constant.
+            (*signal).pids[bindings::pid_type_PIDTYPE_TGID as usize]
+        };
+        pid == self.0.as_ptr()
     }
 }
 
