@@ -10,3 +10,4 @@ pub mod module;
 pub mod pci;
 pub mod reference;
 pub mod sys;
+pub mod trace;

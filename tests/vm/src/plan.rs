@@ -186,7 +186,7 @@ pub fn everyday() -> Vec<Boot> {
         Boot::new("life", &["life"]),
         Boot::new("fault-1", &["fault"]).part(0, 2),
         Boot::new("fault-2", &["fault"]).part(1, 2),
-        Boot::new("load", &["load", "reset"]),
+        Boot::new("load", &["load", "reset", "steady"]),
         Boot::new("abi", &["node", "info", "unknown", "hsm", "session"]),
         Boot::new("aes", &["aes"]),
         Boot::new("one-processor-16-vectors", &[])
@@ -213,7 +213,7 @@ pub fn full() -> Vec<Boot> {
         Boot::new(
             "all",
             &[
-                "node", "info", "unknown", "hsm", "session", "aes", "load", "reset",
+                "node", "info", "unknown", "hsm", "session", "aes", "load", "reset", "steady",
             ],
         )
         .devices(2)

@@ -10,6 +10,7 @@ use azihsm_guest::kmsg::Message;
 use azihsm_guest::module;
 use azihsm_guest::pci;
 use azihsm_guest::sys::Child;
+use azihsm_guest::trace;
 use azihsm_uapi::hsm_nodes;
 use azihsm_uapi::Device;
 use nix::unistd::pipe;
@@ -114,6 +115,7 @@ pub struct Test {
     body: Body,
     timeout: Duration,
     devices: usize,
+    traces: bool,
     messages: &'static [&'static str],
     spoils: bool,
     long: bool,
@@ -128,6 +130,7 @@ impl Test {
             body: Box::new(body),
             timeout: TIMEOUT,
             devices: 1,
+            traces: false,
             messages: &[],
             spoils: false,
             long: false,
@@ -156,6 +159,12 @@ impl Test {
     /// It needs so many devices.
     pub fn devices(mut self, devices: usize) -> Self {
         self.devices = devices;
+        self
+    }
+
+    /// It needs the kernel's trace events, which only kernels for testing lack.
+    pub fn traces(mut self) -> Self {
+        self.traces = true;
         self
     }
 
@@ -191,7 +200,7 @@ impl Test {
 
     /// Whether it makes sense here.
     pub fn applies_to(&self, env: &Env) -> bool {
-        self.devices <= env.devices
+        self.devices <= env.devices && (!self.traces || trace::is_possible())
     }
 
     fn is_expected(&self, message: &Message) -> bool {

@@ -10,6 +10,7 @@ mod load;
 mod node;
 mod reset;
 mod session;
+mod steady;
 pub mod unknown;
 
 use crate::runner::Test;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Test> {
         aes::tests(),
         reset::tests(),
         load::tests(),
+        steady::tests(),
         fault::tests(),
         life::tests(),
     ]

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What one command after the other costs, besides time: no memory, no mapping,
+//! and one doorbell each (`Documentation/architecture.rst`, 2).
+
+use crate::check_eq;
+use crate::runner::Env;
+use crate::runner::Test;
+use crate::scene::AesScene;
+use crate::scene::HsmScene;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::control::Control;
+use azihsm_guest::control::KeyKind;
+use azihsm_guest::hsm;
+use azihsm_guest::trace::Trace;
+use azihsm_uapi::Errno;
+use azihsm_uapi::Flow;
+
+/// Commands that are watched.
+const COMMANDS: u64 = 200;
+
+/// Commands before that.
+const WARM_UP: u64 = 10;
+
+/// Texts that are copied: one block, a page, as much as is.
+const SMALL: [usize; 3] = [16, 4096, 12_288];
+
+/// One that is not.
+const LARGE: usize = 65_536;
+
+/// Events of allocations, of pages that are made accessible to devices.
+const EVENTS: [&str; 5] = [
+    "kmem/kmalloc",
+    "kmem/kmem_cache_alloc",
+    "kmem/mm_page_alloc",
+    "percpu/percpu_alloc_percpu",
+    "dma",
+];
+
+/// The tests of this group.
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("steady/hsm-commands-allocate-and-map-nothing", |env| {
+            each_hsm(env, allocates_nothing)
+        })
+        .traces(),
+        Test::new("steady/small-texts-allocate-and-map-nothing", |env| {
+            each_aes(env, &SMALL, allocates_nothing)
+        })
+        .traces(),
+        // So that the others do not pass because nothing is seen.
+        Test::new("steady/large-texts-are-seen-to-be-mapped", |env| {
+            each_aes(env, &[LARGE], is_seen)
+        })
+        .traces(),
+        Test::new("steady/one-doorbell-for-each-hsm-command", |env| {
+            each_hsm(env, rings_once)
+        }),
+        Test::new("steady/one-doorbell-for-each-aes-command", |env| {
+            each_aes(env, &SMALL, rings_once)
+        }),
+    ]
+}
+
+type Send<'a> = &'a mut dyn FnMut() -> Result<i32, Errno>;
+
+/// Watches a command that can be repeated.
+type Watch = fn(what: &str, send: Send<'_>) -> Result<()>;
+
+fn repeat(count: u64, send: Send<'_>) -> Result<()> {
+    for _ in 0..count {
+        check_eq!(send(), Ok(0), "ioctl");
+    }
+    Ok(())
+}
+
+fn each_hsm(env: &Env, watch: Watch) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let in_session = Flow::InSession(session.id);
+    let request = hsm::plain(hsm::IN_SESSION, Some(session.id));
+    for (flow, request) in [
+        (Flow::None, hsm::get_api_rev()),
+        (Flow::None, vec![0x5a; 3584]),
+        (in_session, request),
+    ] {
+        let mut scene = HsmScene::new(flow, &request)?;
+        let what = format!("HSM command of {} bytes, {flow:?}", request.len());
+        watch(&what, &mut || scene.send(&device))?;
+        check_eq!(scene.cmd.output.status, 0, "device status, {what}");
+    }
+    hsm::close_session(&device, session.id)
+}
+
+fn each_aes(env: &Env, lengths: &[usize], watch: Watch) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let mut control = env.control()?;
+    let mut key = |kind, byte| control.load_key(kind, &[byte; 32], session);
+    let gcm = key(KeyKind::Gcm, 1)?;
+    let xts = (key(KeyKind::Xts, 2)?, key(KeyKind::Xts, 3)?);
+    for &length in lengths {
+        let text = vec![0x5a; length];
+        for mut scene in [
+            AesScene::gcm(session, gcm, &text)?,
+            AesScene::xts(session, xts, &text)?,
+        ] {
+            let what = format!("AES command {:#x} of {length} bytes", scene.number);
+            watch(&what, &mut || scene.send(&device))?;
+            check_eq!(scene.cmd.output.result, 0, "device status, {what}");
+        }
+    }
+    hsm::close_session(&device, session.id)
+}
+
+/// The events while the command is sent `count` times.
+fn events(count: u64, send: Send<'_>) -> Result<Vec<String>> {
+    let trace = Trace::new(&EVENTS)?;
+    repeat(WARM_UP, send)?;
+    trace.during(|| repeat(count, send))
+}
+
+fn allocates_nothing(what: &str, send: Send<'_>) -> Result<()> {
+    let events = events(COMMANDS, send)?;
+    ensure!(
+        events.is_empty(),
+        "{what}, {} events in {COMMANDS} commands, such as\n{}",
+        events.len(),
+        events[..events.len().min(3)].join("\n")
+    );
+    Ok(())
+}
+
+fn is_seen(what: &str, send: Send<'_>) -> Result<()> {
+    let events = events(WARM_UP, send)?;
+    for kind in ["dma_map", "kmalloc"] {
+        let seen = events.iter().filter(|event| event.contains(kind)).count();
+        ensure!(seen as u64 >= WARM_UP, "{what}: {seen} times {kind}");
+    }
+    Ok(())
+}
+
+fn rings_once(what: &str, send: Send<'_>) -> Result<()> {
+    let mut control = Control::open(0)?;
+    let mut count = || -> Result<[u64; 5]> {
+        let counters = control.counters()?;
+        let names = [
+            "mmio_reads",
+            "mmio_writes",
+            "sq_doorbells",
+            "cq_doorbells",
+            "interrupts",
+        ];
+        let mut values = [0; 5];
+        for (value, name) in values.iter_mut().zip(names) {
+            *value = counters[name].as_u64().context(name)?;
+        }
+        Ok(values)
+    };
+    repeat(WARM_UP, send)?;
+    let before = count()?;
+    repeat(COMMANDS, send)?;
+    let after = count()?;
+    let [reads, writes, submissions, completions, interrupts] =
+        std::array::from_fn(|index| after[index] - before[index]);
+    check_eq!(reads, 0, "MMIO reads, {what}");
+    check_eq!(submissions, COMMANDS, "submission doorbells, {what}");
+    ensure!(
+        completions <= COMMANDS,
+        "{completions} completion doorbells, {what}"
+    );
+    check_eq!(writes, submissions + completions, "MMIO writes, {what}");
+    ensure!(interrupts <= COMMANDS, "{interrupts} interrupts, {what}");
+    Ok(())
+}
