@@ -28,6 +28,7 @@ help:
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
 	@echo '  make test-full all tests in all configurations: 15 minutes'
+	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
@@ -69,6 +70,12 @@ test: setup
 .PHONY: test-full
 test-full: setup
 	@$(ENTER) tests/run test-full
+
+# The toolchain sees no more than the checkout.
+.PHONY: bench
+bench: setup
+	@$(if $(MODULE),mkdir -p build && cp $(MODULE) build/other.ko)
+	@$(ENTER) tests/run bench $(if $(MODULE),build/other.ko)
 
 .PHONY: check
 check: setup

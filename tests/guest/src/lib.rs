@@ -6,6 +6,7 @@
 pub mod control;
 pub mod hsm;
 pub mod kmsg;
+pub mod mark;
 pub mod module;
 pub mod pci;
 pub mod reference;

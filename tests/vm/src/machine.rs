@@ -69,6 +69,8 @@ pub struct Config {
     pub append: Vec<String>,
     /// How long the guest may take until its program says something.
     pub boot_patience: Duration,
+    /// A plugin of QEMU, with its options.
+    pub plugin: Option<String>,
 }
 
 impl Default for Config {
@@ -83,6 +85,7 @@ impl Default for Config {
             memory: 512,
             append: Vec::new(),
             boot_patience: Duration::from_secs(60),
+            plugin: None,
         }
     }
 }
@@ -407,6 +410,9 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
         ]);
     if config.iommu {
         command.args(["-device", "intel-iommu,caching-mode=on"]);
+    }
+    if let Some(plugin) = &config.plugin {
+        command.args(["-plugin", plugin]);
     }
     let mut ports = vec!["console".to_owned(), "results".to_owned()];
     ports.extend((0..config.devices).map(|n| format!("control{n}")));

@@ -4,6 +4,7 @@
 //! Everything it starts ends with it: QEMU and the virtual devices are killed
 //! by the kernel if this program dies.
 
+mod bench;
 mod clock;
 mod control;
 mod initramfs;
@@ -53,6 +54,8 @@ enum Action {
     /// Runs the guest's tests, in the configuration that the options describe,
     /// or without any in several at once.
     Test(Test),
+    /// Measures the driver and prints tables.
+    Bench(Bench),
 }
 
 #[derive(Args)]
@@ -169,6 +172,33 @@ impl Test {
     }
 }
 
+#[derive(Args)]
+struct Bench {
+    #[command(flatten)]
+    common: Common,
+    /// Plugin of QEMU that counts instructions.
+    #[arg(long)]
+    plugin: PathBuf,
+    /// Module with the least of drivers.
+    #[arg(long)]
+    floor: PathBuf,
+    /// Another module to compare with.
+    #[arg(long)]
+    other: Option<PathBuf>,
+    /// Directory of the driver's source, as the debug information names it.
+    #[arg(long)]
+    source: PathBuf,
+    /// Only operations with this in their names, and the floors.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// File for everything that was measured.
+    #[arg(long)]
+    json: PathBuf,
+    /// File for what the instructions are spent on.
+    #[arg(long)]
+    profile: PathBuf,
+}
+
 /// Copies a module without what only a debugger needs, which is most of it and
 /// makes each load slower.
 fn strip(module: &Path, target: &Path) -> Result<()> {
@@ -182,14 +212,18 @@ fn strip(module: &Path, target: &Path) -> Result<()> {
 }
 
 impl Common {
-    /// Prepares what the machine is made of.
-    fn files(&self, dir: &Path, command: &str) -> Result<Files> {
+    /// Prepares what the machine is made of; `others` are modules besides that
+    /// of the driver, and where the guest finds them.
+    fn files(&self, dir: &Path, command: &str, others: &[(&str, &Path)]) -> Result<Files> {
         let kernel = kernel::prepare(&self.kernel, &self.work)?;
         let mut initramfs = Initramfs::new(&self.busybox, command)?;
         initramfs.programs(&self.programs)?;
-        let module = dir.join("azihsm.ko");
-        strip(&self.module, &module)?;
-        initramfs.file(MODULE.trim_start_matches('/'), &module)?;
+        for (name, module) in [(MODULE, self.module.as_path())].iter().chain(others) {
+            let name = name.trim_start_matches('/');
+            let stripped = dir.join(name.replace('/', "-"));
+            strip(module, &stripped)?;
+            initramfs.file(name, &stripped)?;
+        }
         let archive = dir.join("initramfs");
         initramfs.write(&archive)?;
         Ok(Files {
@@ -212,7 +246,7 @@ fn demo(common: &Common) -> Result<bool> {
     common.prepare()?;
     let dir = machine::boot_directory(&common.work, "demo")?;
     let command = format!("/bin/busybox insmod {MODULE} || exit 1\nexec /bin/azihsm-demo\n");
-    let files = common.files(&dir, &command)?;
+    let files = common.files(&dir, &command, &[])?;
     let config = Config::default();
     let outcome = machine::run(&files, &config, &dir, common.timeout(), |line| {
         println!("{line}");
@@ -233,7 +267,7 @@ fn demo(common: &Common) -> Result<bool> {
 /// Runs one boot; `show` receives the lines that are there to be read.
 fn run(common: &Common, boot: &Boot, mut show: impl FnMut(&str)) -> Result<Totals> {
     let dir = machine::boot_directory(&common.work, boot.name)?;
-    let files = common.files(&dir, &boot.command(MODULE))?;
+    let files = common.files(&dir, &boot.command(MODULE), &[])?;
     let mut results = tap::Results::default();
     show(&format!("# {}: {}", boot.name, boot.describe()));
     let outcome = machine::run(&files, &boot.config, &dir, common.timeout(), |line| {
@@ -305,6 +339,7 @@ fn main() -> ExitCode {
     let result = match &arguments.action {
         Action::Demo(common) => demo(common),
         Action::Test(options) => test(options),
+        Action::Bench(options) => bench::run(options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Modules of any name.
+
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::module;
+use nix::errno::Errno;
+use nix::kmod::delete_module;
+use nix::kmod::DeleteModuleFlags;
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// Names of the modules that are loaded.
+fn names() -> Result<BTreeSet<String>> {
+    let table = fs::read_to_string("/proc/modules")?;
+    let names = table.lines().filter_map(|line| line.split(' ').next());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// A module that is loaded.
+pub struct Loaded {
+    name: String,
+}
+
+impl Loaded {
+    /// Loads the module in `file`.
+    pub fn new(file: &Path) -> Result<Self> {
+        let before = names()?;
+        module::load(file)?;
+        let name = names()?.difference(&before).next().cloned();
+        Ok(Self {
+            name: name.context("no module was loaded")?,
+        })
+    }
+
+    /// Where its code is.
+    pub fn text(&self) -> Result<String> {
+        let path = format!("/sys/module/{}/sections/.text", self.name);
+        Ok(fs::read_to_string(&path).context(path)?.trim().to_owned())
+    }
+
+    /// Unloads it.
+    pub fn unload(self) -> Result<()> {
+        let name = CString::new(self.name)?;
+        // Whoever closed its files last may still be at it.
+        for _ in 0..50 {
+            match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+                Err(Errno::EBUSY | Errno::EAGAIN) => thread::sleep(Duration::from_millis(20)),
+                result => return result.context("delete_module"),
+            }
+        }
+        delete_module(&name, DeleteModuleFlags::O_NONBLOCK).context("delete_module")
+    }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Measuring an operation.
+
+use crate::operation::Kind;
+use crate::operation::Operation;
+use crate::operation::Scene;
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::control::Control;
+use azihsm_guest::mark;
+use nix::sys::resource::getrusage;
+use nix::sys::resource::UsageWho;
+use serde_json::json;
+use serde_json::Map;
+use serde_json::Value;
+use std::fs;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How often an operation is done before it is measured.
+const WARM_UP: usize = 20;
+
+/// Numbers of threads.
+const THREADS: [usize; 5] = [1, 2, 4, 8, 32];
+
+/// How many times each number of threads gets its turn. The host has other
+/// things to do, and what counts is what it did when it had fewest.
+const SLICES: usize = 12;
+
+/// What the device counts.
+const COUNTERS: [&str; 7] = [
+    "mmio_reads",
+    "mmio_writes",
+    "sq_doorbells",
+    "cq_doorbells",
+    "interrupts",
+    "dma_read_bytes",
+    "dma_write_bytes",
+];
+
+/// What the device has counted so far, and interrupts that were handled.
+struct Counters([u64; COUNTERS.len()], Vec<u64>);
+
+impl Counters {
+    fn now(control: &mut Control) -> Result<Self> {
+        let all = control.counters()?;
+        let mut values = [0; COUNTERS.len()];
+        for (value, name) in values.iter_mut().zip(COUNTERS) {
+            *value = all[name].as_u64().with_context(|| format!("no {name}"))?;
+        }
+        Ok(Self(values, interrupts_handled()?))
+    }
+
+    /// What was counted since `before`.
+    fn since(&self, before: &Self) -> Value {
+        let entries = COUNTERS.iter().zip(self.0.iter().zip(before.0));
+        let mut map: Map<String, Value> = entries
+            .map(|(name, (after, before))| ((*name).to_owned(), json!(after - before)))
+            .collect();
+        let handled = self.1.iter().zip(&before.1);
+        let handled: Vec<u64> = handled.map(|(after, before)| after - before).collect();
+        map.insert("handled".to_owned(), json!(handled.iter().sum::<u64>()));
+        map.insert("handled_by".to_owned(), json!(handled));
+        Value::Object(map)
+    }
+}
+
+/// How many interrupts of the device each processor has handled.
+fn interrupts_handled() -> Result<Vec<u64>> {
+    let table = fs::read_to_string("/proc/interrupts")?;
+    let mut handled = Vec::new();
+    for row in table.lines().filter(|line| line.contains("PCI-MSIX-")) {
+        let words = row.split_whitespace().skip(1);
+        let counts = words.map_while(|word| word.parse::<u64>().ok());
+        for (processor, count) in counts.enumerate() {
+            if processor == handled.len() {
+                handled.push(0);
+            }
+            handled[processor] += count;
+        }
+    }
+    Ok(handled)
+}
+
+/// How often this process was switched away from.
+fn switches() -> Result<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    Ok(usage.voluntary_context_switches() + usage.involuntary_context_switches())
+}
+
+/// Measures.
+pub struct Run {
+    control: Control,
+    /// Intervals that were marked so far.
+    intervals: usize,
+}
+
+impl Run {
+    /// Asks the device by `control`.
+    pub fn new(control: Control) -> Self {
+        Self {
+            control,
+            intervals: 0,
+        }
+    }
+
+    /// Does an operation `runs` times between marks.
+    pub fn count(&mut self, module: &str, scene: &Scene, kind: Kind, runs: usize) -> Result<()> {
+        let operation = scene.prepare(kind).with_context(|| kind.name())?;
+        for _ in 0..WARM_UP {
+            operation.run().with_context(|| kind.name())?;
+        }
+        let before = Counters::now(&mut self.control)?;
+        let switches_before = switches()?;
+        mark::begin();
+        for _ in 0..runs {
+            operation.run()?;
+            mark::lap();
+        }
+        mark::end();
+        let switches = switches()? - switches_before;
+        let after = Counters::now(&mut self.control)?;
+        operation.check().with_context(|| kind.name())?;
+        println!(
+            "{}",
+            json!({
+                "record": "counts",
+                "module": module,
+                "operation": kind.name(),
+                "interval": self.intervals,
+                "runs": runs,
+                "device": after.since(&before),
+                "switches": switches,
+            })
+        );
+        self.intervals += 1;
+        Ok(())
+    }
+
+    /// Does an operation for slices of `time`, with several numbers of threads.
+    pub fn time(&mut self, module: &str, scene: &Scene, kind: Kind, time: Duration) -> Result<()> {
+        let mut slices: Vec<Vec<Slice>> = THREADS.map(|_| Vec::new()).into();
+        let mut before = Counters::now(&mut self.control)?;
+        for _ in 0..SLICES {
+            for (threads, slices) in THREADS.into_iter().zip(&mut slices) {
+                let slice = self
+                    .slice(scene, kind, threads, time, &mut before)
+                    .with_context(|| format!("{}, {threads} threads", kind.name()))?;
+                slices.push(slice);
+            }
+        }
+        for (threads, mut slices) in THREADS.into_iter().zip(slices) {
+            slices.sort_by(|one, other| other.rate().total_cmp(&one.rate()));
+            let rates: Vec<f64> = slices.iter().map(Slice::rate).collect();
+            let best = &slices[0];
+            println!(
+                "{}",
+                json!({
+                    "record": "times",
+                    "module": module,
+                    "operation": kind.name(),
+                    "threads": threads,
+                    "runs": best.latencies.len(),
+                    "seconds": best.seconds,
+                    "rates": rates,
+                    "p50_us": best.percentile(50),
+                    "p99_us": best.percentile(99),
+                    "device": best.device,
+                    "switches": best.switches,
+                })
+            );
+        }
+        Ok(())
+    }
+
+    fn slice(
+        &mut self,
+        scene: &Scene,
+        kind: Kind,
+        threads: usize,
+        time: Duration,
+        before: &mut Counters,
+    ) -> Result<Slice> {
+        let operations: Vec<Operation> = (0..threads)
+            .map(|_| scene.prepare(kind))
+            .collect::<Result<_>>()?;
+        let switches_before = switches()?;
+        let (seconds, mut latencies) = together(&operations, time)?;
+        let switches = switches()? - switches_before;
+        let after = Counters::now(&mut self.control)?;
+        for operation in &operations {
+            operation.check()?;
+        }
+        latencies.sort_unstable();
+        let device = after.since(before);
+        *before = after;
+        Ok(Slice {
+            seconds,
+            latencies,
+            device,
+            switches,
+        })
+    }
+}
+
+/// What came of doing an operation for some time.
+struct Slice {
+    seconds: f64,
+    /// How long it took, in ascending order.
+    latencies: Vec<Duration>,
+    device: Value,
+    switches: i64,
+}
+
+impl Slice {
+    /// Operations per second.
+    fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.seconds
+    }
+
+    fn percentile(&self, percent: usize) -> f64 {
+        let last = self.latencies.len() - 1;
+        let index = (self.latencies.len() * percent / 100).min(last);
+        self.latencies[index].as_nanos() as f64 / 1000.0
+    }
+}
+
+/// Does each operation again and again in a thread of its own. Returns how long
+/// all of this took, and how long each time.
+fn together(operations: &[Operation], time: Duration) -> Result<(f64, Vec<Duration>)> {
+    let barrier = Barrier::new(operations.len() + 1);
+    let repeat = |operation: &Operation| -> Result<Vec<Duration>> {
+        let mut latencies = Vec::with_capacity(1 << 14);
+        barrier.wait();
+        let start = Instant::now();
+        let mut last = start;
+        while last - start < time {
+            operation.run()?;
+            let now = Instant::now();
+            latencies.push(now - last);
+            last = now;
+        }
+        Ok(latencies)
+    };
+    thread::scope(|scope| {
+        let handles: Vec<_> = operations
+            .iter()
+            .map(|operation| scope.spawn(|| repeat(operation)))
+            .collect();
+        barrier.wait();
+        let start = Instant::now();
+        let mut all = Vec::new();
+        for handle in handles {
+            all.extend(handle.join().expect("does not panic")?);
+        }
+        Ok((start.elapsed().as_secs_f64(), all))
+    })
+}
