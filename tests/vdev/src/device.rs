@@ -107,6 +107,7 @@ impl Device {
     /// The client is gone: nothing it shared is used any more.
     pub fn disconnect(&self) {
         self.front.set_gone(false);
+        self.front.set_unreachable(false);
         self.front.bus_reset();
         self.lines.disconnect_all();
         self.memory.unmap_all();
@@ -124,7 +125,7 @@ impl PciDevice for Device {
 
     fn bar_read(&mut self, bar: u32, offset: u64, data: &mut [u8]) {
         self.front.bar_read(bar, offset, data);
-        if bar == 4 && !self.front.gone() {
+        if bar == 4 && !self.front.silent() {
             self.read_pending(offset, data);
         }
     }

@@ -67,12 +67,21 @@ struct State {
     kicked: bool,
     counters: AccessCounters,
     gone: bool,
+    /// The bus does not reach the device, which works on.
+    unreachable: bool,
     /// The host asked the function to stop and has not enabled it since.
     stopped_by_host: bool,
     /// RDY was set since the host enabled the function.
     was_ready: bool,
     /// The value of RDY the host has to wait for, and since when.
     awaited: Option<(bool, Micros)>,
+}
+
+impl State {
+    /// Whether accesses have no effect, and reads see ones.
+    fn is_silent(&self) -> bool {
+        self.gone || self.unreachable
+    }
 }
 
 /// Events beyond this number are lost.
@@ -99,6 +108,7 @@ impl Front {
                 kicked: false,
                 counters: AccessCounters::default(),
                 gone: false,
+                unreachable: false,
                 stopped_by_host: true,
                 was_ready: false,
                 awaited: None,
@@ -122,7 +132,7 @@ impl Front {
     /// The guest reads configuration space.
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
         let state = self.lock();
-        if state.gone {
+        if state.is_silent() {
             data.fill(0xff);
         } else {
             state.config.read(offset, data);
@@ -132,7 +142,7 @@ impl Front {
     /// The guest writes configuration space.
     pub fn config_write(&self, offset: u64, data: &[u8]) {
         let mut state = self.lock();
-        if state.gone {
+        if state.is_silent() {
             return;
         }
         if state.config.write(offset, data) == Effect::FunctionReset {
@@ -148,11 +158,11 @@ impl Front {
     pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) {
         let mut state = self.lock();
         if bar == 4 {
-            data.fill(if state.gone { 0xff } else { 0 });
+            data.fill(if state.is_silent() { 0xff } else { 0 });
             return;
         }
         state.counters.reads += 1;
-        if state.gone {
+        if state.is_silent() {
             data.fill(0xff);
             return;
         }
@@ -173,7 +183,7 @@ impl Front {
             return;
         }
         state.counters.writes += 1;
-        if state.gone {
+        if state.is_silent() {
             return;
         }
         match bar {
@@ -379,6 +389,16 @@ impl Front {
     /// Lets the device disappear from the bus, or come back.
     pub fn set_gone(&self, gone: bool) {
         self.lock().gone = gone;
+    }
+
+    /// Lets the bus not reach the device, or reach it again.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.lock().unreachable = unreachable;
+    }
+
+    /// Whether accesses have no effect, and reads see ones.
+    pub fn silent(&self) -> bool {
+        self.lock().is_silent()
     }
 
     /// How often the guest accessed BARs.

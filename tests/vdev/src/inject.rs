@@ -163,6 +163,13 @@ pub enum Incident {
         #[serde(default = "yes")]
         on: bool,
     },
+    /// The bus does not reach the device for a while, which does not know and
+    /// works on: reads see ones, writes are lost.
+    Unreachable {
+        /// It is not reached any more.
+        #[serde(default = "yes")]
+        on: bool,
+    },
     /// The physical function changes this function's resource count, which
     /// disables it first.
     ForceDisable {

@@ -275,6 +275,7 @@ impl Model {
             Incident::Crash => self.crash(),
             Incident::Gone { on: true } => self.bus.front.set_gone(true),
             Incident::Gone { on: false } => self.come_back(),
+            Incident::Unreachable { on } => self.bus.front.set_unreachable(*on),
             Incident::ForceDisable { groups } => self.force_disable(*groups),
             Incident::Pause { ms } => {
                 self.paused_until = self.clock.now().saturating_add(ms.saturating_mul(1000));

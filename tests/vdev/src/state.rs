@@ -61,6 +61,7 @@ impl Model {
             "ready": registers.ready(),
             "fatal": registers.fatal(),
             "gone": self.bus.front.gone(),
+            "silent": self.bus.front.silent(),
             "bus_master": self.bus.front.bus_master(),
             "vectors": self.bus.front.vectors(),
             "listening": self.bus.interrupts.listening(),

@@ -255,3 +255,25 @@ fn a_device_that_is_gone_reads_all_ones() {
     assert_eq!(bench.read32(CSTS), 1);
     bench.assert_clean();
 }
+
+#[test]
+fn a_device_that_is_not_reached_works_on() {
+    let mut bench = busy(3);
+    let sqe = bench.flush_sqe(7);
+    bench.inject(r#"{"fault": "delay", "class": "hsm", "count": 1, "ms": 5}"#);
+    bench.submit(1, &sqe);
+    bench.step();
+    bench.model.incident(&Incident::Unreachable { on: true });
+    assert_eq!(bench.read32(CSTS), u32::MAX);
+    let mut id = [0; 4];
+    bench.front.config_read(0, &mut id);
+    assert_eq!(id, [0xff; 4]);
+    bench.write32(CC, 0);
+    bench.advance_ms(5);
+    assert!(bench.look(1).is_some());
+    bench.model.incident(&Incident::Unreachable { on: false });
+    bench.step();
+    assert_eq!(bench.read32(CSTS), 1);
+    assert_eq!(left(&bench).keys, 1);
+    bench.assert_clean();
+}
