@@ -120,6 +120,30 @@ impl Control {
         number(&answer["key_id"], "key")
     }
 
+    /// Loads a key for all sessions of the application `app`; it stays until it is
+    /// deleted, or the device is reset.
+    pub fn load_lasting_key(&mut self, kind: KeyKind, key: &[u8], app: u8) -> Result<u32> {
+        let answer = self.ask(&json!({
+            "cmd": "load_key",
+            "kind": kind.name(),
+            "key": hex::encode(key),
+            "app_id": app,
+        }))?;
+        number(&answer["key_id"], "key")
+    }
+
+    /// Deletes a key.
+    pub fn delete_key(&mut self, id: u32) -> Result<()> {
+        self.ask(&json!({ "cmd": "delete_key", "key_id": id }))?;
+        Ok(())
+    }
+
+    /// Has HSM and AES commands take so many microseconds each.
+    pub fn set_latencies(&mut self, us: u64) -> Result<()> {
+        self.set("hsm_latency_us", &json!(us))?;
+        self.set("aes_latency_us", &json!(us))
+    }
+
     /// Has something go wrong; `fault` is a JSON object with at least the field
     /// of that name.
     pub fn inject(&mut self, mut fault: Value) -> Result<()> {
@@ -154,11 +178,12 @@ impl Control {
             .collect()
     }
 
-    /// Turns the device off and on, which ends its sessions; nothing must be
-    /// using it.
+    /// Turns the device off and on, which ends its sessions, and makes it the
+    /// function that it was at first; nothing must be using it.
     pub fn power_cycle(&mut self) -> Result<()> {
-        let controller = self.state()?["controller"].clone();
-        self.set("controller", &controller)
+        self.inject(json!({ "fault": "gone", "on": false }))?;
+        self.set("cap_to", &json!(20))?;
+        self.set("controller", &json!(0))
     }
 
     /// Changes a property of the device.

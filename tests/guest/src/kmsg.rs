@@ -71,10 +71,14 @@ impl Message {
         words.find_map(|word| BAD_WORDS.iter().find(|&&bad| bad == word).copied())
     }
 
+    /// Whether the kernel found something wrong with itself.
+    pub fn is_splat(&self) -> bool {
+        SPLATS.iter().any(|splat| self.text.contains(splat))
+    }
+
     /// Whether it must not be in the log of a kernel that is well.
     pub fn is_alarming(&self) -> bool {
-        (self.is_about_driver() && !self.is_harmless())
-            || SPLATS.iter().any(|splat| self.text.contains(splat))
+        (self.is_about_driver() && !self.is_harmless()) || self.is_splat()
     }
 }
 

@@ -83,3 +83,18 @@ pub fn remove(address: &str) -> Result<()> {
 pub fn rescan() -> Result<()> {
     write(PathBuf::from("/sys/bus/pci/rescan"), "1")
 }
+
+/// Resets the function in the way that the kernel prefers, or that
+/// [`set_reset_method`] chose.
+pub fn reset(address: &str) -> Result<()> {
+    write(directory(address).join("reset"), "1")
+}
+
+/// Chooses how [`reset`] does it: `flr`, `bus`, nothing for not at all, or
+/// `default`.
+pub fn set_reset_method(address: &str, method: &str) -> Result<()> {
+    write(
+        directory(address).join("reset_method"),
+        &format!("{method}\n"),
+    )
+}

@@ -5,9 +5,12 @@
 //! kernel log, the rules of the device and the sessions that were left behind
 //! are looked at, so that a failure is that of the test which caused it.
 
+mod crowd;
 mod groups;
+mod health;
 mod runner;
 mod scene;
+mod stamp;
 
 use clap::Parser;
 use runner::part_of;

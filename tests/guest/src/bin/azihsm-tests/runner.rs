@@ -15,6 +15,7 @@ use azihsm_uapi::hsm_nodes;
 use azihsm_uapi::Device;
 use nix::unistd::pipe;
 use std::cmp::Reverse;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
@@ -104,6 +105,38 @@ impl Env {
             bail!("{nodes} nodes of {} devices", self.devices);
         }
         Ok(())
+    }
+}
+
+/// The error of a test that cannot be run here.
+#[derive(Debug)]
+pub struct Skip(pub &'static str);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Exit codes of the process of a test that failed, or cannot be run.
+const FAILED: i32 = 1;
+const SKIPPED: i32 = 2;
+
+/// What is wrong with a test, and why it was skipped, if it was.
+#[derive(Default)]
+struct Verdict {
+    findings: Vec<String>,
+    skipped: Option<String>,
+}
+
+impl From<String> for Verdict {
+    fn from(finding: String) -> Self {
+        Self {
+            findings: vec![finding],
+            skipped: None,
+        }
     }
 }
 
@@ -204,7 +237,9 @@ impl Test {
     }
 
     fn is_expected(&self, message: &Message) -> bool {
-        message.is_about_driver() && self.messages.iter().any(|text| message.text.contains(text))
+        message.is_about_driver()
+            && !message.is_splat()
+            && self.messages.iter().any(|text| message.text.contains(text))
     }
 }
 
@@ -251,6 +286,7 @@ impl Watch {
         for (number, known) in self.violations.iter_mut().enumerate() {
             let mut control = Control::open(number)?;
             control.clear_faults()?;
+            control.set_latencies(0)?;
             let rules = control.violations()?;
             for rule in rules.iter().skip(*known) {
                 findings.push(format!("device {number}: {rule}"));
@@ -296,11 +332,15 @@ impl Runner {
         let mut good = true;
         for (index, test) in tests.iter().enumerate() {
             let start = Instant::now();
-            let findings = self
+            let Verdict { findings, skipped } = self
                 .one(test)
-                .unwrap_or_else(|error| vec![format!("{error:#}")]);
+                .unwrap_or_else(|error| format!("{error:#}").into());
             let verdict = if findings.is_empty() { "ok" } else { "not ok" };
-            println!("{verdict} {} - {}", index + 1, test.name());
+            let directive = match skipped {
+                Some(reason) => format!(" # SKIP {reason}"),
+                None => String::new(),
+            };
+            println!("{verdict} {} - {}{directive}", index + 1, test.name());
             for finding in &findings {
                 for line in finding.lines() {
                     println!("# {line}");
@@ -318,15 +358,15 @@ impl Runner {
     }
 
     /// What is wrong, if anything.
-    fn one(&mut self, test: &Test) -> Result<Vec<String>> {
+    fn one(&mut self, test: &Test) -> Result<Verdict> {
         self.env.restore(self.spoiled).context("before the test")?;
-        let mut findings = self.body(test)?;
-        findings.extend(self.watch.findings(test)?);
-        Ok(findings)
+        let mut verdict = self.body(test)?;
+        verdict.findings.extend(self.watch.findings(test)?);
+        Ok(verdict)
     }
 
     /// Runs the test itself in a child.
-    fn body(&self, test: &Test) -> Result<Vec<String>> {
+    fn body(&self, test: &Test) -> Result<Verdict> {
         let (reader, writer) = pipe()?;
         let (mut reader, mut writer) = (File::from(reader), File::from(writer));
         let mut child = Child::run(|| match (test.body)(&self.env) {
@@ -334,7 +374,10 @@ impl Runner {
             Err(error) => {
                 // If the parent does not hear it, it sees the exit code.
                 let _ = write!(writer, "{error:#}");
-                1
+                match error.is::<Skip>() {
+                    true => SKIPPED,
+                    false => FAILED,
+                }
             }
         })?;
         drop(writer);
@@ -347,10 +390,14 @@ impl Runner {
         let code = child.wait(test.timeout)?;
         drop(child);
         Ok(match code {
-            Some(0) => Vec::new(),
-            Some(1) => vec![collect(text)],
-            Some(code) => vec![format!("test ended with {code}")],
-            None => vec![format!("not finished after {} s", test.timeout.as_secs())],
+            Some(0) => Verdict::default(),
+            Some(FAILED) => collect(text).into(),
+            Some(SKIPPED) => Verdict {
+                skipped: Some(collect(text)),
+                ..Verdict::default()
+            },
+            Some(code) => format!("test ended with {code}").into(),
+            None => format!("not finished after {} s", test.timeout.as_secs()).into(),
         })
     }
 }

@@ -8,6 +8,7 @@ mod info;
 mod life;
 mod load;
 mod node;
+mod recovery;
 mod reset;
 mod session;
 mod steady;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Test> {
         steady::tests(),
         fault::tests(),
         life::tests(),
+        recovery::tests(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,819 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Devices that crash, disappear, pause, do not stop, or are reset by others
+//! (`Documentation/recovery.rst`).
+
+use crate::check_eq;
+use crate::crowd::Class;
+use crate::crowd::Crowd;
+use crate::crowd::Plan;
+use crate::crowd::Tally;
+use crate::health;
+use crate::health::figure;
+use crate::health::Held;
+use crate::runner::Env;
+use crate::runner::Skip;
+use crate::runner::Test;
+use crate::stamp;
+use crate::stamp::Outcome;
+use crate::stamp::Trust;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::hsm;
+use azihsm_guest::kmsg::KernelLog;
+use azihsm_guest::pci;
+use azihsm_mbor::Operation;
+use azihsm_mbor::Status;
+use azihsm_uapi::Device;
+use azihsm_uapi::Errno;
+use azihsm_uapi::Flow;
+use azihsm_uapi::ResetKind;
+use serde_json::json;
+use serde_json::Value;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// What the driver may say about all this.
+const ODD: &[&str] = &["azihsm"];
+
+/// The longest a recovery may take that needs nothing but a reset.
+const RESET: Duration = Duration::from_secs(5);
+
+/// How long threads may take to come back when nothing is in their way.
+const BACK: Duration = Duration::from_secs(10);
+
+/// How soon all waiters are to know that there is no device.
+const REMOVAL: Duration = Duration::from_secs(1);
+
+/// What a command may cost that the device has lost: the timeout, a question, and
+/// the abort of its queue.
+const LOST: Duration = Duration::from_secs(12);
+
+/// The longest a command may take that nothing is wrong with, on a busy host.
+const QUICK: Duration = Duration::from_secs(2);
+
+/// The tests of this group.
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("recovery/crash-is-noticed-when-idle", crash_idle).takes(3),
+        Test::new("recovery/crash-under-load", crash_under_load).takes(4),
+        Test::new("recovery/lost-ready-is-noticed-when-idle", ready_lost_idle).takes(3),
+        Test::new("recovery/lost-ready-under-load", ready_lost_under_load).takes(4),
+        Test::new("recovery/removal-ends-64-waiters", removal).takes(4),
+        Test::new("recovery/device-that-comes-back", comes_back).takes(5),
+        Test::new("recovery/device-that-was-not-reached", not_reached).takes(6),
+        Test::new("recovery/idle-device-is-hardly-looked-at", idle_cost).takes(4),
+        Test::new("recovery/lost-interrupts-cost-no-timeout", lost_interrupts).takes(2),
+        Test::new("recovery/update-of-10-s-loses-nothing", |env: &Env| {
+            update(env, &[10_000])
+        })
+        .takes(14),
+        Test::new("recovery/update-of-20-s-loses-nothing", |env: &Env| {
+            update(env, &[20_000])
+        })
+        .takes(24)
+        .long(),
+        Test::new("recovery/update-of-28-s-loses-nothing", |env: &Env| {
+            update(env, &[28_000])
+        })
+        .takes(32)
+        .long(),
+        Test::new(
+            "recovery/updates-of-all-lengths-lose-nothing",
+            |env: &Env| update(env, &[6_200, 6_600, 7_000, 7_400, 7_800]),
+        )
+        .takes(50)
+        .long(),
+        Test::new("recovery/four-updates-lose-nothing", |env: &Env| {
+            update(env, &[9_000, 9_000, 9_000, 9_000])
+        })
+        .takes(50)
+        .long(),
+        Test::new("recovery/stuck-reset-quarantines", stuck).takes(8),
+        Test::new("recovery/stuck-device-is-unbound", stuck_unbind).takes(5),
+        Test::new(
+            "recovery/stuck-device-keeps-its-memory-for-good",
+            stuck_leak,
+        )
+        .takes(5)
+        .long(),
+        Test::new("recovery/hsm-abort-leaves-others-alone", |env: &Env| {
+            abort_outage(env, 1)
+        })
+        .takes(16),
+        Test::new("recovery/aes-abort-leaves-others-alone", |env: &Env| {
+            abort_outage(env, 256)
+        })
+        .takes(16)
+        .long(),
+        Test::new("recovery/result-during-abort-counts", result_during_abort)
+            .takes(12)
+            .long(),
+        Test::new("recovery/deleted-aes-commands-are-aborted", deleted_aes)
+            .takes(12)
+            .long(),
+        Test::new("recovery/six-aborts-make-a-reset", many_aborts)
+            .takes(65)
+            .long(),
+        Test::new("recovery/abort-that-hangs-makes-a-reset", |env: &Env| {
+            hung(env, json!({ "fault": "stall_delete_sq" }), 1)
+        })
+        .takes(45)
+        .long(),
+        Test::new("recovery/hung-device-is-reset", |env: &Env| {
+            hung(env, json!({ "fault": "stop_fetch" }), 0)
+        })
+        .takes(45)
+        .long(),
+        Test::new(
+            "recovery/dead-admin-queue-is-left-by-unbinding",
+            admin_unbind,
+        )
+        .takes(3),
+        Test::new("recovery/dead-admin-queue-is-recovered", admin_recovered)
+            .takes(40)
+            .long(),
+    ]
+    .into_iter()
+    .map(|test| test.seconds(180).may_warn(ODD).spoils())
+    .collect()
+}
+
+fn inject(env: &Env, fault: Value) -> Result<()> {
+    env.control()?.inject(fault)
+}
+
+/// How often the device was enabled.
+fn enables(env: &Env) -> Result<u64> {
+    let counters = env.control()?.counters()?;
+    counters["enables"].as_u64().context("no counter")
+}
+
+/// The status of an operation in session `id`.
+fn in_session(device: &Device, operation: Operation, id: u16) -> Result<Status> {
+    let request = hsm::plain(operation, Some(id));
+    Ok(hsm::exchange(device, Flow::InSession(id), &request)?
+        .header
+        .status)
+}
+
+/// Makes sure that a session has to be renegotiated, and can be.
+fn check_renegotiable(device: &Device, id: u16) -> Result<()> {
+    check_eq!(
+        in_session(device, hsm::IN_SESSION, id)?,
+        Status::SESSION_NEEDS_RENEGOTIATION,
+        "status in a session of before"
+    );
+    check_eq!(
+        in_session(device, Operation::REOPEN_SESSION, id)?,
+        Status::SUCCESS,
+        "reopening a session of before"
+    );
+    hsm::use_session(device, id)
+}
+
+/// Ends of commands on a device that was reset meanwhile.
+fn is_of_reset(class: Class, outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Done | Outcome::Aborted | Outcome::Recovering => true,
+        Outcome::Refused(status, code) => class == Class::Aes && stamp::is_lost_key(status, code),
+        _ => false,
+    }
+}
+
+/// What happens to an idle device is noticed and repaired without a command.
+fn idle(env: &Env, fault: Value) -> Result<()> {
+    let held = Held::measure()?;
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let entropy = device.info()?.entropy;
+    let before = enables(env)?;
+    inject(env, fault)?;
+    let begin = Instant::now();
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < RESET, "it was not reset");
+    }
+    health::wait_serving(env, RESET)?;
+    figure("idle device, fault to serving again", begin.elapsed());
+    ensure!(device.info()?.entropy != entropy, "no new entropy");
+    check_renegotiable(&device, session.id)?;
+    hsm::close_session(&device, session.id)?;
+    drop(device);
+    check_eq!(enables(env)?, before + 1, "starts");
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn crash_idle(env: &Env) -> Result<()> {
+    idle(env, json!({ "fault": "crash" }))
+}
+
+fn ready_lost_idle(env: &Env) -> Result<()> {
+    idle(env, json!({ "fault": "force_disable" }))
+}
+
+/// All that were waiting are told, and all that come later are served.
+fn under_load(env: &Env, fault: Value) -> Result<()> {
+    let held = Held::measure()?;
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    let before = enables(env)?;
+    let begin = Instant::now();
+    inject(env, fault)?;
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < RESET, "it was not reset");
+    }
+    crowd.wait_answers(1, RESET)?;
+    figure(
+        "64 threads, fault to answers of both kinds",
+        begin.elapsed(),
+    );
+    crowd.rekey(env)?;
+    crowd.wait_answers(50, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    tally.check(is_of_reset)?;
+    ensure!(
+        tally.count(|_, outcome| outcome == Outcome::Aborted) > 0,
+        "no command was ended: {tally}"
+    );
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn crash_under_load(env: &Env) -> Result<()> {
+    under_load(env, json!({ "fault": "crash" }))
+}
+
+fn ready_lost_under_load(env: &Env) -> Result<()> {
+    under_load(env, json!({ "fault": "force_disable" }))
+}
+
+/// 64 threads that wait: most for the device, some for a slot, some of those with
+/// data that is accessed in place.
+fn waiting_crowd(env: &Env) -> Result<Crowd> {
+    let plan = Plan {
+        hsm: 40,
+        aes: 24,
+        in_place: true,
+        ..Plan::MIXED
+    };
+    let crowd = Crowd::start(env, plan)?;
+    crowd.wait_busy()?;
+    inject(env, json!({ "fault": "stop_fetch" }))?;
+    let begin = Instant::now();
+    loop {
+        let (waiting, first) = crowd.under_way();
+        if waiting == 64 && first > Duration::from_millis(500) {
+            return Ok(crowd);
+        }
+        ensure!(begin.elapsed() < BACK, "{waiting} threads wait");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn gone(env: &Env, on: bool) -> Result<()> {
+    inject(env, json!({ "fault": "gone", "on": on }))
+}
+
+/// Waits until all threads of a crowd were told that there is no device.
+fn check_all_gone(env: &Env, crowd: Crowd, begin: Instant) -> Result<Tally> {
+    crowd.wait_end(BACK)?;
+    let tally = crowd.tally();
+    let last = tally.last_gone.context("no thread was told")?;
+    let time = last.duration_since(begin);
+    figure("removal to the last of 64 waiters out", time);
+    ensure!(time < REMOVAL, "the last waiter was out after {time:?}");
+    check_eq!(
+        tally.count(|_, outcome| outcome == Outcome::Gone),
+        64,
+        "threads that were told ENODEV: {tally}"
+    );
+    tally.check(|_, outcome| matches!(outcome, Outcome::Done | Outcome::Gone))?;
+    crowd.stop(env, BACK)
+}
+
+fn removal(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let address = env.address()?;
+    let crowd = waiting_crowd(env)?;
+    let begin = Instant::now();
+    gone(env, true)?;
+    check_all_gone(env, crowd, begin)?;
+    env.control()?.clear_faults()?;
+
+    let device = env.open().context("open while the device is absent")?;
+    let outcome = stamp::hsm(&device, None, 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::Gone, "command while the device is absent");
+    let begin = Instant::now();
+    drop(device);
+    pci::unbind(&address)?;
+    let time = begin.elapsed();
+    figure("unbinding from a device that is not there", time);
+    ensure!(
+        time < Duration::from_secs(2),
+        "it took {time:?} to close and unbind"
+    );
+    check_eq!(health::pinned()?, held.pinned, "pinned pages");
+    gone(env, false)?;
+    pci::bind(&address)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn comes_back(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let crowd = waiting_crowd(env)?;
+    let begin = Instant::now();
+    gone(env, true)?;
+    check_all_gone(env, crowd, begin)?;
+    env.control()?.clear_faults()?;
+    let begin = Instant::now();
+    gone(env, false)?;
+    health::wait_serving(env, RESET)?;
+    figure("device that came back to serving again", begin.elapsed());
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// The device writes to memory all the time that it cannot be reached.
+fn not_reached(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let crowd = Crowd::start(
+        env,
+        Plan {
+            in_place: true,
+            ..Plan::MIXED
+        },
+    )?;
+    crowd.wait_busy()?;
+    inject(env, json!({ "fault": "delay", "ms": 2000 }))?;
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    inject(env, json!({ "fault": "unreachable" }))?;
+    crowd.wait_end(BACK)?;
+    let tally = crowd.tally();
+    let last = tally.last_gone.context("no thread was told")?;
+    let time = last.duration_since(begin);
+    figure("device not reached to the last of 64 waiters out", time);
+    ensure!(time < REMOVAL, "the last waiter was out after {time:?}");
+    ensure!(
+        health::pinned()? > held.pinned,
+        "memory was given back that the device writes to"
+    );
+    crowd.stop(env, BACK)?;
+    thread::sleep(Duration::from_secs(2));
+    env.control()?.clear_faults()?;
+    let begin = Instant::now();
+    inject(env, json!({ "fault": "unreachable", "on": false }))?;
+    health::wait_serving(env, RESET)?;
+    figure("device that is reached again to serving", begin.elapsed());
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn counter(env: &Env, name: &str) -> Result<u64> {
+    let counters = env.control()?.counters()?;
+    counters[name].as_u64().context("no counter")
+}
+
+/// The health monitor costs next to nothing.
+fn idle_cost(env: &Env) -> Result<()> {
+    const SECONDS: u64 = 3;
+    health::wait_serving(env, RESET)?;
+    let before = counter(env, "mmio_reads")?;
+    thread::sleep(Duration::from_secs(SECONDS));
+    let reads = counter(env, "mmio_reads")? - before;
+    println!("# figure: register reads of an idle device: {reads} in {SECONDS} s");
+    ensure!(
+        (1..=5 * SECONDS).contains(&reads),
+        "{reads} reads in {SECONDS} s"
+    );
+    Ok(())
+}
+
+/// A completion that is there is found although nobody says so.
+fn lost_interrupts(env: &Env) -> Result<()> {
+    inject(env, json!({ "fault": "drop_interrupt" }))?;
+    let begin = Instant::now();
+    let device = env.open()?;
+    for _ in 0..4 {
+        let outcome = stamp::hsm(&device, None, 0, Trust::Full)?;
+        check_eq!(outcome, Outcome::Done, "command without an interrupt");
+    }
+    let time = begin.elapsed() / 4;
+    figure("command whose interrupt was lost", time);
+    ensure!(time < Duration::from_secs(1), "it took {time:?}");
+    Ok(())
+}
+
+/// Updates that take so many milliseconds each, on a device that has enough to do
+/// to need some time afterwards.
+fn update(env: &Env, pauses: &[u64]) -> Result<()> {
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    // A full queue takes 1.5 s.
+    env.control()?.set("hsm_latency_us", &json!(100_000))?;
+    let before = enables(env)?;
+    let device = env.open()?;
+    let entropy = device.info()?.entropy;
+    for ms in pauses {
+        inject(env, json!({ "fault": "pause", "ms": ms }))?;
+        thread::sleep(Duration::from_millis(*ms));
+        crowd.wait_answers(20, BACK)?;
+    }
+    check_eq!(enables(env)?, before, "starts");
+    check_eq!(device.info()?.entropy, entropy, "entropy");
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    // No key was lost, and no command repeated.
+    tally.check(|_, outcome| outcome == Outcome::Done)?;
+    ensure!(
+        tally.longest > Duration::from_millis(pauses[0] - 200),
+        "there was no update: {tally}"
+    );
+    health::check_well(env)
+}
+
+/// A reset that the device does not carry out: how it ends.
+fn reset_in_vain(env: &Env, device: &Device) -> Result<()> {
+    // What the device is waited for: a second.
+    env.control()?.set("cap_to", &json!(1))?;
+    inject(env, json!({ "fault": "stuck_disable" }))?;
+    let begin = Instant::now();
+    let error = device.reset(ResetKind::Controller).err();
+    let errno = error.map(|error| error.errno);
+    check_eq!(errno, Some(Errno::IO), "reset of a device that is stuck");
+    figure("reset in vain", begin.elapsed());
+    Ok(())
+}
+
+/// Waits until no command of a crowd has been under way for long.
+fn wait_out(crowd: &Crowd) -> Result<()> {
+    let begin = Instant::now();
+    while crowd.under_way().1 > Duration::from_millis(200) {
+        ensure!(
+            begin.elapsed() < REMOVAL,
+            "commands still wait: {:?}",
+            crowd.under_way()
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    figure(
+        "stuck device to the last of 64 waiters out",
+        begin.elapsed(),
+    );
+    Ok(())
+}
+
+/// Ends of commands on a device that did not stop meanwhile.
+fn is_of_dead(class: Class, outcome: Outcome) -> bool {
+    is_of_reset(class, outcome) || outcome == Outcome::Dead
+}
+
+fn stuck(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let device = env.open()?;
+    let crowd = waiting_crowd(env)?;
+    reset_in_vain(env, &device)?;
+    wait_out(&crowd)?;
+    device.info().context("device info of a dead device")?;
+    let error = device.reset(ResetKind::Subsystem).err();
+    let errno = error.map(|error| error.errno);
+    check_eq!(errno, Some(Errno::INVAL), "reset of a dead device");
+    let pinned = health::pinned()? - held.pinned;
+    println!("# figure: pages in quarantine: {pinned}");
+    ensure!(pinned > 0, "memory was given back that the device may have");
+    // It is tried again meanwhile.
+    thread::sleep(Duration::from_secs(3));
+    check_eq!(
+        health::pinned()? - held.pinned,
+        pinned,
+        "pages in quarantine later"
+    );
+    env.control()?.clear_faults()?;
+    let begin = Instant::now();
+    health::wait_serving(env, Duration::from_secs(10))?;
+    figure("stuck device let go to serving again", begin.elapsed());
+    crowd.rekey(env)?;
+    crowd.wait_answers(20, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    tally.check(is_of_dead)?;
+    ensure!(
+        tally.count(|_, outcome| outcome == Outcome::Dead) > 0,
+        "no command found the device dead: {tally}"
+    );
+    env.control()?.set("cap_to", &json!(20))?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// Makes the device a virtual function, which keeps its resource groups when it is
+/// reset.
+fn become_virtual(env: &Env) -> Result<String> {
+    let address = env.address()?;
+    pci::unbind(&address)?;
+    env.control()?.set("controller", &json!(1))?;
+    pci::bind(&address)?;
+    Ok(address)
+}
+
+fn stuck_unbind(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let address = become_virtual(env)?;
+    let device = env.open()?;
+    let crowd = waiting_crowd(env)?;
+    reset_in_vain(env, &device)?;
+    wait_out(&crowd)?;
+    let begin = Instant::now();
+    pci::unbind(&address)?;
+    let time = begin.elapsed();
+    figure("unbinding from a stuck device", time);
+    ensure!(time < RESET, "it took {time:?}");
+    crowd.wait_end(BACK)?;
+    // It was reset through the bus, so nothing is kept any more.
+    check_eq!(health::pinned()?, held.pinned, "pinned pages");
+    env.control()?.clear_faults()?;
+    crowd.stop(env, BACK)?;
+    env.control()?.set("cap_to", &json!(20))?;
+    pci::bind(&address)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// If there is no way at all to stop the device its memory is not given back.
+fn stuck_leak(env: &Env) -> Result<()> {
+    if Held::measure()?.mappings.is_some() {
+        return Err(Skip("the kernel complains of leaks, even if they are meant").into());
+    }
+    let address = env.address()?;
+    pci::set_reset_method(&address, "")?;
+    let result = stuck_for_good(env, &address);
+    pci::set_reset_method(&address, "default")?;
+    result
+}
+
+fn stuck_for_good(env: &Env, address: &str) -> Result<()> {
+    let before = health::pinned()?;
+    let device = env.open()?;
+    let crowd = waiting_crowd(env)?;
+    reset_in_vain(env, &device)?;
+    wait_out(&crowd)?;
+    let mut log = KernelLog::end()?;
+    pci::unbind(address)?;
+    let messages = log.read_about_driver()?;
+    ensure!(
+        messages
+            .iter()
+            .any(|message| message.text.contains("not freed")),
+        "nothing is said of the memory: {messages:?}"
+    );
+    ensure!(health::pinned()? > before, "memory was given back");
+    crowd.wait_end(BACK)?;
+    env.control()?.clear_faults()?;
+    crowd.stop(env, BACK)?;
+    env.control()?.set("cap_to", &json!(20))?;
+    pci::bind(address)?;
+    health::check_well(env)
+}
+
+/// A queue is aborted, which takes long: nobody else notices.
+fn abort_outage(env: &Env, queue: u16) -> Result<()> {
+    let held = Held::measure()?;
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    let before = enables(env)?;
+    let begin = Instant::now();
+    inject(
+        env,
+        json!({ "fault": "stall_delete_sq", "ms": 3000, "count": 1 }),
+    )?;
+    inject(
+        env,
+        json!({ "fault": "drop_completion", "queue": queue, "count": 1 }),
+    )?;
+    let mut gaps = [Duration::ZERO; 2];
+    let mut last = [(Instant::now(), 0); 2];
+    let mut aborted = None;
+    // Until it has been over for a while.
+    while aborted.is_none_or(|at: Instant| at.elapsed() < Duration::from_secs(1)) {
+        for (index, answered) in crowd.answered().into_iter().enumerate() {
+            gaps[index] = gaps[index].max(last[index].0.elapsed());
+            if answered != last[index].1 {
+                last[index] = (Instant::now(), answered);
+            }
+        }
+        let ended = crowd
+            .tally()
+            .count(|_, outcome| outcome == Outcome::Aborted);
+        if ended > 0 && aborted.is_none() {
+            figure("lost command to the end of its abort", begin.elapsed());
+            aborted = Some(Instant::now());
+        }
+        ensure!(begin.elapsed() < LOST + QUICK, "no queue was aborted");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    figure("longest time without an HSM answer", gaps[0]);
+    figure("longest time without an AES answer", gaps[1]);
+    figure("longest time of a command that was answered", tally.longest);
+    check_eq!(enables(env)?, before, "starts");
+    tally.check(|class, outcome| match outcome {
+        Outcome::Done => true,
+        Outcome::Aborted | Outcome::Recovering => (class == Class::Aes) == (queue >= 256),
+        _ => false,
+    })?;
+    let ended = tally.count(|_, outcome| outcome != Outcome::Done);
+    ensure!(ended <= 15, "{ended} commands of one queue were ended");
+    let longest = gaps[0].max(gaps[1]).max(tally.longest);
+    ensure!(longest < QUICK, "others were held up for {longest:?}");
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// A command is carried out while its queue is being deleted because of another
+/// one: that is its result.
+fn result_during_abort(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "drop_completion", "queue": 1, "count": 1 }),
+    )?;
+    // Threads on both queues, of which the first command on queue 1 is lost.
+    let lose = || stamp::hsm(&device, None, 0, Trust::Full);
+    thread::scope(|scope| -> Result<()> {
+        let lost: Vec<_> = (0..4).map(|_| scope.spawn(lose)).collect();
+        thread::sleep(Duration::from_millis(5500));
+        inject(
+            env,
+            json!({ "fault": "delay", "queue": 1, "count": 1, "ms": 5000 }),
+        )?;
+        let begin = Instant::now();
+        let slow: Vec<_> = (0..4).map(|_| scope.spawn(lose)).collect();
+        let mut ends = Vec::new();
+        for thread in slow {
+            ends.push(thread.join().expect("no panic")?);
+        }
+        let time = begin.elapsed();
+        let mut first = Vec::new();
+        for thread in lost {
+            first.push(thread.join().expect("no panic")?);
+        }
+        let aborted = first.iter().filter(|end| **end == Outcome::Aborted);
+        check_eq!(aborted.count(), 1, "commands that were lost, {first:?}");
+        ensure!(
+            time > Duration::from_secs(4),
+            "the abort did not wait: {time:?}"
+        );
+        let done = ends.iter().filter(|end| **end == Outcome::Done).count();
+        // Those behind it on the queue were never begun.
+        ensure!(
+            done >= 2
+                && ends
+                    .iter()
+                    .all(|end| matches!(end, Outcome::Done | Outcome::Aborted)),
+            "the others: {ends:?}"
+        );
+        Ok(())
+    })?;
+    let faults = env.control()?.ask(&json!({ "cmd": "faults" }))?;
+    for fault in faults["faults"].as_array().context("no faults")? {
+        check_eq!(fault["hits"], 1, "hits of {fault}");
+    }
+    health::check_well(env)
+}
+
+/// What the device says of AES commands whose queue is deleted is not handed on.
+fn deleted_aes(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let before = enables(env)?;
+    let crowd = Crowd::start(
+        env,
+        Plan {
+            in_place: true,
+            hsm: 2,
+            aes: 16,
+            ..Plan::FEW
+        },
+    )?;
+    crowd.wait_busy()?;
+    inject(
+        env,
+        json!({ "fault": "delay", "class": "aes", "count": 12, "ms": 60_000 }),
+    )?;
+    let begin = Instant::now();
+    while crowd
+        .tally()
+        .count(|_, outcome| outcome == Outcome::Aborted)
+        < 12
+    {
+        ensure!(begin.elapsed() < 3 * LOST, "{}", crowd.tally());
+        thread::sleep(Duration::from_millis(10));
+    }
+    env.control()?.clear_faults()?;
+    crowd.wait_answers(20, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    tally.check(|class, outcome| match outcome {
+        Outcome::Done => true,
+        Outcome::Aborted | Outcome::Recovering => class == Class::Aes,
+        _ => false,
+    })?;
+    check_eq!(enables(env)?, before, "starts");
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// A queue that loses every command is not aborted for ever.
+fn many_aborts(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let before = enables(env)?;
+    let crowd = Crowd::start(env, Plan::FEW)?;
+    crowd.wait_busy()?;
+    inject(env, json!({ "fault": "drop_completion", "class": "hsm" }))?;
+    let begin = Instant::now();
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < 7 * LOST, "no reset: {}", crowd.tally());
+        thread::sleep(Duration::from_millis(100));
+    }
+    figure("queue that loses all commands to a reset", begin.elapsed());
+    ensure!(
+        begin.elapsed() > Duration::from_secs(5 * 6),
+        "too soon for six aborts"
+    );
+    env.control()?.clear_faults()?;
+    crowd.wait_answers(20, LOST)?;
+    let tally = crowd.stop(env, LOST)?;
+    println!("# {tally}");
+    tally.check(is_of_dead)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// The device answers nothing, or not when it is to delete a queue: it is reset.
+fn hung(env: &Env, fault: Value, lost: u64) -> Result<()> {
+    let held = Held::measure()?;
+    let before = enables(env)?;
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    inject(env, fault)?;
+    inject(
+        env,
+        json!({ "fault": "drop_completion", "class": "hsm", "count": lost }),
+    )?;
+    let begin = Instant::now();
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < 5 * LOST, "no reset: {}", crowd.tally());
+        thread::sleep(Duration::from_millis(20));
+    }
+    figure("hung device to its reset", begin.elapsed());
+    env.control()?.clear_faults()?;
+    crowd.wait_answers(1, BACK)?;
+    crowd.rekey(env)?;
+    crowd.wait_answers(20, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    tally.check(is_of_reset)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// A device that starts and answers no admin command, for which the driver has a
+/// long timeout, is left at once.
+fn admin_unbind(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    inject(env, json!({ "fault": "dead_admin_queue", "count": 1 }))?;
+    let device = env.open()?;
+    thread::scope(|scope| -> Result<()> {
+        let reset = scope.spawn(|| device.reset(ResetKind::Controller));
+        thread::sleep(Duration::from_secs(1));
+        let begin = Instant::now();
+        pci::unbind(&address)?;
+        let time = begin.elapsed();
+        figure("unbinding from a device without an admin queue", time);
+        ensure!(time < QUICK, "it took {time:?}");
+        let error = reset.join().expect("no panic").err();
+        let errno = error.map(|error| error.errno);
+        check_eq!(errno, Some(Errno::NODEV), "reset of before");
+        Ok(())
+    })?;
+    pci::bind(&address)?;
+    health::check_well(env)
+}
+
+fn admin_recovered(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    inject(env, json!({ "fault": "dead_admin_queue", "count": 1 }))?;
+    inject(env, json!({ "fault": "crash" }))?;
+    let begin = Instant::now();
+    health::wait_serving(env, 4 * LOST)?;
+    figure(
+        "device without an admin queue to serving again",
+        begin.elapsed(),
+    );
+    health::check_well(env)?;
+    held.check_same_soon()
+}
