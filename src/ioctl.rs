@@ -144,12 +144,13 @@ impl FileOps for File {
         let Some(session) = self.lock_record().session() else {
             return;
         };
-        if !self.users.close(session.id) {
+        let era = self.era.load(Relaxed);
+        if !self.users.close(session.id, era) {
             // Commands that nobody waits for use it still.
             return;
         }
         self.orphans.keep(session.id);
-        self.orphans.lose_owner(session.id);
+        self.orphans.lose_owner(session.id, era);
         // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
             ctrl.flush_orphans();
@@ -367,11 +368,8 @@ impl File {
     /// Locks the record, which has no session if the device has lost it.
     fn lock_record(&self) -> Guard<'_, Record, MutexBackend> {
         let mut record = self.record.lock();
-        if let Some(session) = record.session() {
-            if self.era.load(Relaxed) != self.orphans.era() {
-                self.orphans.lose_owner(session.id);
-                *record = Record::Empty;
-            }
+        if record.session().is_some() && self.era.load(Relaxed) != self.orphans.era() {
+            *record = Record::Empty;
         }
         record
     }
@@ -406,11 +404,12 @@ impl File {
         };
         let after = record.id();
         if before != after {
+            let era = self.era.load(Relaxed);
             if let Some(id) = after {
-                self.orphans.gain_owner(id);
+                self.orphans.gain_owner(id, era);
             }
             if let Some(id) = before {
-                self.orphans.lose_owner(id);
+                self.orphans.lose_owner(id, era);
             }
         }
         if unsure {

@@ -44,8 +44,8 @@ pub(crate) struct Orphans {
     // A bit by session identifier: the device has it, and nobody else.
     ids: Atomic<u64>,
     // By session identifier: how many descriptors have it, and commands that use or close it and
-    // have not ended.
-    owners: [Atomic<u32>; Orphans::MAX_IDS as usize],
+    // have not ended, in the low half. The era that this is for is in the high half.
+    owners: [Atomic<u64>; Orphans::MAX_IDS as usize],
     // How many commands that open a session have not ended, or are about to be sent.
     opens: Atomic<u32>,
     // How many reasons there are to send none now.
@@ -153,26 +153,51 @@ impl Orphans {
         }
     }
 
-    /// Notes that a descriptor has the session `id`.
-    pub(crate) fn gain_owner(&self, id: u16) {
-        if let Some(owners) = self.owners.get(usize::from(id)) {
-            owners.fetch_add(1, Full);
-        }
+    /// Notes that a descriptor has the session `id` of `era`.
+    pub(crate) fn gain_owner(&self, id: u16, era: u32) {
+        self.change_owners(
+            id,
+            |now, count| (now != era).then_some(1).or(Some(count + 1)),
+            era,
+        );
     }
 
-    /// Notes that a descriptor does not have the session `id` any more. If the device still has it,
-    /// this was noted before by [`Self::keep`].
-    pub(crate) fn lose_owner(&self, id: u16) {
-        if let Some(owners) = self.owners.get(usize::from(id)) {
-            owners.fetch_sub(1, Full);
+    /// Notes that a descriptor does not have the session `id` of `era` any more. If the device
+    /// still has it, this was noted before by [`Self::keep`].
+    pub(crate) fn lose_owner(&self, id: u16, era: u32) {
+        // Nobody has one of an earlier era.
+        self.change_owners(
+            id,
+            |now, count| (now == era).then(|| count.saturating_sub(1)),
+            era,
+        );
+    }
+
+    /// Changes the number of owners as `change` says, which gets the era that it is for. The new
+    /// number is for `era`.
+    fn change_owners(&self, id: u16, change: impl Fn(u32, u32) -> Option<u32>, era: u32) {
+        let Some(owners) = self.owners.get(usize::from(id)) else {
+            return;
+        };
+        let mut word = owners.load(Relaxed);
+        // CAST: Takes half of the bits each.
+        while let Some(count) = change((word >> 32) as u32, word as u32) {
+            let changed = u64::from(era) << 32 | u64::from(count);
+            match owners.cmpxchg(word, changed, Full) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
         }
     }
 
     /// Returns whether a descriptor has the session `id`, or a command that has not ended.
     pub(crate) fn is_owned(&self, id: u16) -> bool {
-        self.owners
-            .get(usize::from(id))
-            .is_some_and(|owners| owners.fetch_add(0, Full) != 0)
+        self.owners.get(usize::from(id)).is_some_and(|owners| {
+            let word = owners.fetch_add(0, Full);
+
+            // CAST: Takes half of the bits each.
+            (word >> 32) as u32 == self.era() && word as u32 != 0
+        })
     }
 
     /// Notes that the device has lost all sessions.
@@ -187,10 +212,12 @@ impl Orphans {
 
     /// Notes that a command which closes the session `id` is about to be sent.
     pub(crate) fn closing(self: &Arc<Self>, id: u16) -> Closing {
-        self.gain_owner(id);
+        let era = self.era();
+        self.gain_owner(id, era);
         Closing {
             orphans: self.clone(),
             id,
+            era,
         }
     }
 
@@ -261,6 +288,7 @@ impl Orphans {
 pub(crate) struct Closing {
     orphans: Arc<Orphans>,
     id: u16,
+    era: u32,
 }
 
 impl Closing {
@@ -272,7 +300,7 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.orphans.lose_owner(self.id);
+        self.orphans.lose_owner(self.id, self.era);
     }
 }
 

@@ -205,6 +205,8 @@ pub(crate) struct Users {
     // The number of tokens in the low half. The high half is not 0 once the descriptor is closed;
     // it is the session to flush, plus one.
     state: Atomic<u64>,
+    // The era of that session. Written before the high half is.
+    era: Atomic<u32>,
     #[pin]
     changed: Event,
     waiting: Atomic<bool>,
@@ -222,6 +224,7 @@ impl Users {
         Arc::pin_init(
             pin_init!(Self {
                 state: Atomic::new(0),
+                era: Atomic::new(0),
                 changed <- Event::new(),
                 waiting: Atomic::new(false),
                 orphans,
@@ -260,9 +263,10 @@ impl Users {
         result
     }
 
-    /// Says that the descriptor is closed and `session` is to be flushed. Returns whether that may
+    /// Says that the descriptor is closed and `session` of `era` is to be flushed. Returns whether that may
     /// be done now; otherwise the last user sees to it, and is its owner until then.
-    pub(crate) fn close(&self, session: u16) -> bool {
+    pub(crate) fn close(&self, session: u16, era: u32) -> bool {
+        self.era.store(era, Relaxed);
         let flush = (u64::from(session) + 1) << Self::FLUSH_SHIFT;
         self.state.fetch_add(flush, Full) & Self::COUNT == 0
     }
@@ -283,8 +287,9 @@ impl Drop for Token {
             ((before >> Users::FLUSH_SHIFT) as u32).checked_sub(1),
         ) {
             // CAST: `close()` got it as a `u16`.
-            users.orphans.add(session as u16);
-            users.orphans.lose_owner(session as u16);
+            let session = session as u16;
+            users.orphans.add(session);
+            users.orphans.lose_owner(session, users.era.load(Relaxed));
         }
         if users.waiting.load(Relaxed) {
             users.changed.signal();

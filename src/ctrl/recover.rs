@@ -474,6 +474,8 @@ impl Ctrl<'_> {
         // CAST: As above.
         self.change_holds(|holds| holds & !(reason as u32));
         if !self.is_held() && self.condition() == Condition::Recovering {
+            // It may have been without power, and cannot be asked.
+            self.orphans().begin_era();
             self.reset(Stop::Disable, Cause::Asked);
         }
         self.give_token();
