@@ -365,7 +365,7 @@ impl<C: Class> QueuePair<C> {
     }
 
     /// Returns whether no command is under way.
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.tags.are_all_free()
     }
 

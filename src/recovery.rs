@@ -45,8 +45,9 @@ use crate::{
     tags::Patience, //
 };
 
-/// How often the monitor looks at the device.
-const PERIOD_MS: u32 = 500;
+/// How often the monitor looks at a device that has nothing to do, and at one that has.
+const IDLE_PERIOD_MS: u32 = 500;
+const BUSY_PERIOD_MS: u32 = 100;
 
 /// How long somebody who asks for a reset waits.
 const REQUEST_TIMEOUT: Delta = Delta::from_secs(120);
@@ -233,14 +234,17 @@ impl WorkItem<MONITOR> for Recovery {
     type Pointer = Arc<Recovery>;
 
     fn run(this: Arc<Recovery>) {
-        let looked = this.gate.with(|ctrl| {
+        let period = this.gate.with(|ctrl| {
             if ctrl.monitor() {
                 this.act();
             }
-            Ok(())
+            Ok(match ctrl.is_idle() {
+                true => IDLE_PERIOD_MS,
+                false => BUSY_PERIOD_MS,
+            })
         });
-        if looked.is_ok() {
-            let period = msecs_to_jiffies(PERIOD_MS);
+        if let Ok(period) = period {
+            let period = msecs_to_jiffies(period);
             let _ = workqueue::system_long().enqueue_delayed::<Arc<Self>, MONITOR>(this, period);
         }
     }

@@ -144,6 +144,14 @@ impl Ctrl<'_> {
         self.situation(health, overdue).decide() != Action::Nothing
     }
 
+    /// Returns whether no command of a user is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        fn is_idle<C: Class>(pool: &Pool<C>) -> bool {
+            pool.queues().iter().all(QueuePair::is_idle)
+        }
+        is_idle(&self.hsm) && is_idle(&self.aes)
+    }
+
     /// Returns after how many milliseconds a command is overdue.
     fn limit_ms(&self) -> u32 {
         u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX)
