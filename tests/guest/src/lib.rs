@@ -12,3 +12,4 @@ pub mod pci;
 pub mod reference;
 pub mod sys;
 pub mod trace;
+pub mod vectors;
