@@ -53,7 +53,7 @@ enum Action {
     Demo(Common),
     /// Runs the guest's tests, in the configuration that the options describe,
     /// or without any in several at once.
-    Test(Test),
+    Test(Box<Test>),
     /// Measures the driver and prints tables.
     Bench(Bench),
 }
@@ -121,6 +121,9 @@ struct Test {
     /// than once.
     #[arg(long, value_name = "WORDS")]
     append: Vec<String>,
+    /// What random tests draw from; if missing, something new each time.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Most seconds that a kernel may take until the first program runs.
     #[arg(long, value_name = "SECONDS")]
     boot_timeout: Option<u64>,
@@ -130,7 +133,9 @@ impl Test {
     /// The boots that were asked for, on the machine and kernel that were.
     fn boots(&self) -> Vec<Boot> {
         let mut boots = self.planned();
-        for Boot { config, .. } in &mut boots {
+        for boot in &mut boots {
+            boot.seed = self.seed;
+            let config = &mut boot.config;
             config.memory = self.memory.unwrap_or(config.memory);
             config.append.extend(self.append.iter().cloned());
             config.boot_patience = self
@@ -167,6 +172,7 @@ impl Test {
             filters: self.filter.clone(),
             part: (0, 1),
             long: self.full,
+            seed: None,
             script: None,
         }]
     }

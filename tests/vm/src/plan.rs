@@ -19,6 +19,7 @@ const SAMPLE: &[&str] = &[
     "aes/xts-units-large",
     "aes/hole-in-the-middle",
     "aes/eight-threads-at-once",
+    "aes/random",
     "load/128-threads",
     "load/32-threads",
     "load/killed-while-opening",
@@ -48,6 +49,8 @@ pub struct Boot {
     pub part: (usize, usize),
     /// With long tests.
     pub long: bool,
+    /// What random tests draw from.
+    pub seed: Option<u64>,
     /// What the guest's shell runs instead of the tests, in TAP; `MODULE`
     /// stands for the module.
     pub script: Option<&'static str>,
@@ -81,6 +84,7 @@ impl Boot {
             filters: Vec::new(),
             part: (0, 1),
             long: false,
+            seed: None,
             script: None,
         }
     }
@@ -149,6 +153,9 @@ impl Boot {
         }
         if self.long {
             command.push_str(" --long");
+        }
+        if let Some(seed) = self.seed {
+            let _ = write!(command, " --seed {seed}");
         }
         command.push('\n');
         command

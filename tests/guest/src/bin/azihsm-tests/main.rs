@@ -50,6 +50,9 @@ struct Arguments {
     /// Devices.
     #[arg(long, default_value_t = 1)]
     devices: usize,
+    /// What random tests draw from; if missing, something new each time.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Asks for device info on this descriptor and ends with its errno; tests
     /// run themselves this way to see what becomes of descriptors.
     #[arg(long, hide = true)]
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         module: arguments.module,
         vectors: arguments.vectors,
         devices: arguments.devices,
+        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
     };
     let matches = |test: &Test| {
         let groups = &arguments.group;

@@ -37,6 +37,8 @@ pub struct Env {
     pub vectors: usize,
     /// Devices.
     pub devices: usize,
+    /// What random tests draw from.
+    pub seed: u64,
 }
 
 impl Env {
@@ -329,6 +331,7 @@ impl Runner {
     pub fn run(&mut self, tests: &[Test]) -> ExitCode {
         println!("TAP version 14");
         println!("1..{}", tests.len());
+        println!("# seed {}", self.env.seed);
         let mut good = true;
         for (index, test) in tests.iter().enumerate() {
             let start = Instant::now();

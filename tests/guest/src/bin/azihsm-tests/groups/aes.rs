@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! AES commands (`Documentation/abi.rst`, 2.7 and 3.5).
 
+mod random;
 mod vectors;
 
 use crate::check_eq;
@@ -59,11 +60,14 @@ const TEXTS: &[usize] = &[
     2049, 3000, 4064, 4079, 4080, 4081, 4095, 4096,
 ];
 
+/// Most bytes that this driver copies.
+const COPIED: usize = 12_288;
+
 /// Lengths that a driver may copy.
-const SMALL: &[usize] = &[64, 4096, 4112, 16_352, 16_368];
+const SMALL: &[usize] = &[64, 4096, 4112, 12_272, COPIED];
 
 /// Lengths that it rather should not.
-const LARGE: &[usize] = &[16_384, 16_400, 65_536, 65_552, 1 << 18];
+const LARGE: &[usize] = &[COPIED + 16, 16_384, 16_400, 65_536, 65_552, 1 << 18];
 
 /// Lengths of additional data: none, each way of padding it, several blocks.
 const AADS: &[usize] = &[
@@ -369,6 +373,7 @@ pub fn tests() -> Vec<Test> {
         }
     }
     tests.extend(vectors::tests());
+    tests.extend(random::tests());
     tests.extend([
         Test::new("aes/xts-units-small", |env: &Env| xts_units(env, 16_000)).seconds(120),
         Test::new("aes/xts-units-large", |env: &Env| xts_units(env, 1 << 20)).seconds(120),
