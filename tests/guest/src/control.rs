@@ -164,6 +164,12 @@ impl Control {
         Ok(answer["counters"].take())
     }
 
+    /// How many AES commands the device has fetched.
+    pub fn aes_commands(&mut self) -> Result<u64> {
+        let counters = self.counters()?;
+        counters["commands"]["aes"].as_u64().context("no counters")
+    }
+
     /// What is in the device.
     pub fn state(&mut self) -> Result<Value> {
         self.ask(&json!({ "cmd": "state" }))

@@ -13,3 +13,4 @@ pub mod reference;
 pub mod sys;
 pub mod trace;
 pub mod vectors;
+pub mod vmstat;

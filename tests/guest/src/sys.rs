@@ -13,11 +13,13 @@ use anyhow::Context;
 use anyhow::Result;
 use azihsm_uapi::raw;
 use azihsm_uapi::Errno;
+use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::mprotect;
 use nix::sys::mman::munmap;
 use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
 use nix::sys::signal::kill;
 use nix::sys::signal::sigaction;
@@ -86,6 +88,16 @@ pub enum Access {
     ReadWrite,
 }
 
+impl Access {
+    fn flags(self) -> ProtFlags {
+        match self {
+            Self::None => ProtFlags::PROT_NONE,
+            Self::Read => ProtFlags::PROT_READ,
+            Self::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        }
+    }
+}
+
 /// Pages of memory, usually with nothing in front and nothing behind.
 #[derive(Debug)]
 pub struct Memory {
@@ -118,15 +130,44 @@ impl Memory {
     ///
     /// In front and behind there may be anything.
     pub fn of_file(file: &File, len: usize) -> Result<Self> {
+        Self::map(file, len, Access::ReadWrite, MapFlags::MAP_SHARED)
+    }
+
+    /// The first pages of a file, of which whoever writes gets a copy.
+    pub fn of_private_file(file: &File, len: usize) -> Result<Self> {
+        Self::map(file, len, Access::ReadWrite, MapFlags::MAP_PRIVATE)
+    }
+
+    /// The first pages of a file, shared, and only to be read.
+    pub fn of_read_only_file(file: &File, len: usize) -> Result<Self> {
+        Self::map(file, len, Access::Read, MapFlags::MAP_SHARED)
+    }
+
+    fn map(file: &File, len: usize, access: Access, flags: MapFlags) -> Result<Self> {
         let whole = NonZeroUsize::new(len).context("no pages")?;
-        let flags = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: A new mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(None, whole, flags, MapFlags::MAP_SHARED, file, 0) }?;
+        let base = unsafe { mmap(None, whole, access.flags(), flags, file, 0) }?;
         Ok(Self {
             base,
             len,
             guard: 0,
         })
+    }
+
+    /// Memory that the kernel is asked to make of huge pages of `huge` bytes,
+    /// and that begins with one.
+    pub fn of_huge_pages(count: usize, huge: usize) -> Result<Self> {
+        let memory = Self::new((count + 1) * huge / PAGE)?;
+        let offset = memory.address(0).next_multiple_of(huge as u64) - memory.address(0);
+        // SAFETY: Within the mapping, to which there are no references.
+        unsafe {
+            madvise(
+                memory.base.byte_add(offset as usize),
+                count * huge,
+                MmapAdvise::MADV_HUGEPAGE,
+            )
+        }?;
+        Ok(memory)
     }
 
     /// Pages that hold `content`, and zeros behind it.
@@ -182,13 +223,48 @@ impl Memory {
     /// Says what pages from `first` on may be used for.
     pub fn protect(&self, first: usize, pages: usize, access: Access) -> Result<()> {
         ensure!((first + pages) * PAGE <= self.len, "outside the mapping");
-        let flags = match access {
-            Access::None => ProtFlags::PROT_NONE,
-            Access::Read => ProtFlags::PROT_READ,
-            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        };
+        let flags = access.flags();
         // SAFETY: Within the mapping, to which there are no references.
         unsafe { mprotect(self.base.byte_add(first * PAGE), pages * PAGE, flags) }?;
+        Ok(())
+    }
+
+    /// Puts other memory in its place: new pages, all zeros.
+    pub fn replace(&self) -> Result<()> {
+        let address = NonZeroUsize::new(self.base.as_ptr() as usize);
+        let len = NonZeroUsize::new(self.len).context("no pages")?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_FIXED;
+        // SAFETY: In the place of the mapping, to which there are no references.
+        unsafe { mmap_anonymous(address, len, Access::ReadWrite.flags(), flags) }?;
+        Ok(())
+    }
+
+    /// Puts the first page of a file, shared, in the place of a page.
+    pub fn replace_page(&self, page: usize, file: &File) -> Result<()> {
+        ensure!((page + 1) * PAGE <= self.len, "outside the mapping");
+        let address = self.base.as_ptr() as usize + page * PAGE;
+        let len = NonZeroUsize::new(PAGE).context("no pages")?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        // SAFETY: In the place of a page of the mapping, to which there are no
+        // references.
+        unsafe {
+            mmap(
+                NonZeroUsize::new(address),
+                len,
+                Access::ReadWrite.flags(),
+                flags,
+                file,
+                0,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Takes pages from `first` on out of the address space, for good.
+    pub fn unmap(&self, first: usize, pages: usize) -> Result<()> {
+        ensure!((first + pages) * PAGE <= self.len, "outside the mapping");
+        // SAFETY: Within the mapping, to which there are no references.
+        unsafe { munmap(self.base.byte_add(first * PAGE), pages * PAGE) }?;
         Ok(())
     }
 }
@@ -218,9 +294,10 @@ pub struct Child {
 impl Child {
     /// Runs `body` in a child, which ends with what it returns.
     ///
-    /// To be called by a process with one thread.
+    /// To be called by a process whose other threads, if there are any, are
+    /// inside system calls.
     pub fn run(body: impl FnOnce() -> i32) -> Result<Self> {
-        // SAFETY: There is one thread, so the child may do anything.
+        // SAFETY: No other thread holds a lock, so the child may do anything.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,

@@ -20,6 +20,7 @@ const SAMPLE: &[&str] = &[
     "aes/hole-in-the-middle",
     "aes/eight-threads-at-once",
     "aes/random",
+    "aes/killed-meanwhile",
     "load/128-threads",
     "load/32-threads",
     "load/killed-while-opening",

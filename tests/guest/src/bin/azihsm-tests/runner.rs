@@ -11,6 +11,7 @@ use azihsm_guest::module;
 use azihsm_guest::pci;
 use azihsm_guest::sys::Child;
 use azihsm_guest::trace;
+use azihsm_guest::vmstat;
 use azihsm_uapi::hsm_nodes;
 use azihsm_uapi::Device;
 use nix::unistd::pipe;
@@ -27,6 +28,9 @@ use std::time::Instant;
 
 /// How long a test may take, unless it says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long what a test has left to the kernel may take to be released.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// What the tests run on.
 #[derive(Clone, Debug)]
@@ -270,6 +274,8 @@ struct Watch {
     log: KernelLog,
     /// How many rules have been broken, for each device.
     violations: Vec<usize>,
+    /// How many pages are pinned for good.
+    pinned: i64,
 }
 
 impl Watch {
@@ -277,12 +283,26 @@ impl Watch {
         Ok(Self {
             log: KernelLog::end()?,
             violations: vec![0; env.devices],
+            pinned: vmstat::pinned_pages()?,
         })
+    }
+
+    /// How many more pages are pinned than before the test; if there are any, those
+    /// that are about to be released get some time.
+    fn pinned_pages(&self) -> Result<i64> {
+        let start = Instant::now();
+        loop {
+            let pinned = vmstat::pinned_pages()? - self.pinned;
+            if pinned == 0 || start.elapsed() > RELEASE {
+                return Ok(pinned);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What is wrong, and was not at the end of the test before this one.
     ///
-    /// No test leaves faults or sessions to the next.
+    /// No test leaves faults, sessions or pinned pages to the next.
     fn findings(&mut self, test: &Test) -> Result<Vec<String>> {
         let mut findings = Vec::new();
         for (number, known) in self.violations.iter_mut().enumerate() {
@@ -297,6 +317,11 @@ impl Watch {
             for session in control.sessions()? {
                 findings.push(format!("device {number}: session {session} left behind"));
             }
+        }
+        let pinned = self.pinned_pages()?;
+        self.pinned += pinned;
+        if pinned != 0 && !test.spoils {
+            findings.push(format!("{pinned} pages are still pinned"));
         }
         for message in self.log.read()? {
             if message.is_alarming() && !test.is_expected(&message) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! AES commands (`Documentation/abi.rst`, 2.7 and 3.5).
 
+mod memory;
 mod random;
 mod vectors;
 
@@ -327,6 +328,8 @@ pub fn tests() -> Vec<Test> {
         ),
         Test::new("aes/gcm-wrong-aad-text-or-iv-is-refused", gcm_wrong_others),
         Test::new("aes/gcm-decryption-returns-no-tag", gcm_decrypt_output),
+        Test::new("aes/device-without-tails", no_tails).takes(1),
+        Test::new("aes/indicator-is-the-device's", indicator),
         Test::new("aes/gcm-aligned-mode", gcm_aligned),
         Test::new("aes/gcm-aligned-mode-refuses-a-tail", gcm_aligned_tail),
         Test::new("aes/gcm-unknown-key-is-refused", gcm_unknown_key),
@@ -373,6 +376,7 @@ pub fn tests() -> Vec<Test> {
         }
     }
     tests.extend(vectors::tests());
+    tests.extend(memory::tests());
     tests.extend(random::tests());
     tests.extend([
         Test::new("aes/xts-units-small", |env: &Env| xts_units(env, 16_000)).seconds(120),
@@ -725,6 +729,66 @@ fn gcm_aligned_tail(env: &Env) -> Result<()> {
     Ok(())
 }
 
+/// A device that only knows whole blocks: everybody is in aligned mode.
+fn no_tails(env: &Env) -> Result<()> {
+    let set = |features: u32| -> Result<()> {
+        env.control()?.set("features", &json!(features))?;
+        env.reload()
+    };
+    set(0)?;
+    let check = || -> Result<()> {
+        let fixture = Fixture::new(env)?;
+        for len in [16, 32, 4096, COPIED, COPIED + 16] {
+            fixture.check_gcm(&text(20), &text(len))?;
+        }
+        for len in [1, 17, COPIED + 1] {
+            fixture
+                .gcm(&text(len))?
+                .send_refused(&fixture.device, BAD_GCM, 6)?;
+        }
+        // The rules for padding are the unaligned mode's.
+        let mut scene = fixture.gcm(&text(64))?;
+        scene.set_gcm(|gcm| {
+            gcm.aad_len = 20;
+            gcm.aad_padded_len = 48;
+        });
+        scene.send_refused(&fixture.device, BAD_GCM, 5)
+    };
+    let result = check();
+    set(1)?;
+    result?;
+    Fixture::new(env)?.check_gcm(&[], &text(17))
+}
+
+/// What the device calls approved: GCM with such a key if one bit is set, XTS if
+/// any is.
+fn indicator(env: &Env) -> Result<()> {
+    let fixture = Fixture::new(env)?;
+    let mut control = env.control()?;
+    let key = control.load_key(KeyKind::GcmApproved, &GCM_KEY, fixture.session)?;
+    let mut check = |fips: u32| -> Result<()> {
+        control.set("fips", &json!(fips))?;
+        let plain = text(64);
+        let mut request = fixture.gcm_request(Direction::Encrypt, &[], &plain);
+        let other = done(fixture.device.aes_gcm(&request))?;
+        check_eq!(
+            other.approved,
+            false,
+            "fips {fips}: key that is not approved"
+        );
+        request.key = key;
+        let approved = done(fixture.device.aes_gcm(&request))?;
+        check_eq!(approved.approved, fips & 1 != 0, "fips {fips}: GCM");
+        let request = fixture.xts_request(Direction::Encrypt, &plain);
+        let xts = done(fixture.device.aes_xts(&request))?;
+        check_eq!(xts.approved, fips != 0, "fips {fips}: XTS");
+        Ok(())
+    };
+    let result = [0, 1, 2, 0x80].into_iter().try_for_each(&mut check);
+    let restored = check(1);
+    result.and(restored)
+}
+
 fn gcm_unknown_key(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     for key in [fixture.data, 0x3f0, u32::MAX] {
@@ -900,8 +964,11 @@ fn unsent(env: &Env) -> Result<()> {
 /// The longest there may be, and one byte more.
 fn longest(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    let mut scene = fixture.gcm(&text(abi::AES_MAX_LEN))?;
-    scene.send_well(&fixture.device)?;
+    fixture.check_gcm(&[], &text(abi::AES_MAX_LEN))?;
+    fixture.check_gcm(&text(13), &text(abi::AES_MAX_LEN - 33))?;
+    let mut scene = fixture.gcm(&[1])?;
+    scene.cmd.input.src_len = abi::AES_MAX_LEN as u32;
+    scene.cmd.input.dst_len = abi::AES_MAX_LEN as u32;
     let memory = Memory::new(abi::AES_MAX_LEN / PAGE + 1)?;
     scene.cmd.input.src = memory.address(0);
     scene.cmd.input.dst = memory.address(0);
