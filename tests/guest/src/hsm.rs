@@ -124,6 +124,37 @@ pub fn close_session(device: &Device, id: u16) -> Result<()> {
     Ok(())
 }
 
+/// Opens a session, unless there are as many as the device can have.
+pub fn try_open_session(device: &Device) -> Result<Option<Session>> {
+    let response = exchange(device, Flow::Open, &open_request())?;
+    if response.header.status == Status::SESSION_LIMIT {
+        return Ok(None);
+    }
+    session_of(&response).map(Some)
+}
+
+/// Sends a request that comes back with `stamp`, and with the session it is for:
+/// the device refuses it for its revision, and says which one it was.
+pub fn echo(device: &Device, session: Option<u16>, stamp: (u32, u32)) -> Result<()> {
+    let (operation, flow) = match session {
+        None => (Operation::GET_DEVICE_INFO, Flow::None),
+        Some(id) => (IN_SESSION, Flow::InSession(id)),
+    };
+    let mut request = Request::new(operation, session, Value::empty());
+    let (major, minor) = stamp;
+    request.header.revision = Some(Revision { major, minor });
+    let header = exchange(device, flow, &request.encode()?)?.header;
+    ensure!(
+        header.status == Status::UNSUPPORTED_REVISION
+            && header.revision == request.header.revision
+            && header.operation == operation
+            && header.session == session,
+        "the answer to {:?} is {header:?}",
+        request.header
+    );
+    Ok(())
+}
+
 /// Runs an operation in a session; its own status does not matter, as long as
 /// the device took it for one of this session.
 pub fn use_session(device: &Device, id: u16) -> Result<()> {

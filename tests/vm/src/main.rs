@@ -124,6 +124,9 @@ struct Test {
     /// What random tests draw from; if missing, something new each time.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many seconds the tests of group soak run for.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Most seconds that a kernel may take until the first program runs.
     #[arg(long, value_name = "SECONDS")]
     boot_timeout: Option<u64>,
@@ -135,6 +138,7 @@ impl Test {
         let mut boots = self.planned();
         for boot in &mut boots {
             boot.seed = self.seed;
+            boot.seconds = self.seconds;
             let config = &mut boot.config;
             config.memory = self.memory.unwrap_or(config.memory);
             config.append.extend(self.append.iter().cloned());
@@ -173,6 +177,7 @@ impl Test {
             part: (0, 1),
             long: self.full,
             seed: None,
+            seconds: None,
             script: None,
         }]
     }

@@ -52,6 +52,8 @@ pub struct Boot {
     pub long: bool,
     /// What random tests draw from.
     pub seed: Option<u64>,
+    /// How many seconds the tests of group soak run for.
+    pub seconds: Option<u64>,
     /// What the guest's shell runs instead of the tests, in TAP; `MODULE`
     /// stands for the module.
     pub script: Option<&'static str>,
@@ -86,6 +88,7 @@ impl Boot {
             part: (0, 1),
             long: false,
             seed: None,
+            seconds: None,
             script: None,
         }
     }
@@ -157,6 +160,9 @@ impl Boot {
         }
         if let Some(seed) = self.seed {
             let _ = write!(command, " --seed {seed}");
+        }
+        if let Some(seconds) = self.seconds {
+            let _ = write!(command, " --seconds {seconds}");
         }
         command.push('\n');
         command
@@ -231,6 +237,7 @@ pub fn full() -> Vec<Boot> {
         Boot::new("16-vectors", OF_MACHINE).vectors(16).long(),
         Boot::new("3-vectors", OF_MACHINE).vectors(3).long(),
         Boot::new("1-vector", OF_MACHINE).vectors(1).long(),
+        Boot::new("soak", &["soak"]).long(),
         Boot::odd_bar(),
     ]
 }

@@ -11,6 +11,7 @@ mod health;
 mod runner;
 mod scene;
 mod stamp;
+mod usage;
 
 use clap::Parser;
 use runner::part_of;
@@ -53,6 +54,9 @@ struct Arguments {
     /// What random tests draw from; if missing, something new each time.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many seconds the tests of group soak run for.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
     /// Asks for device info on this descriptor and ends with its errno; tests
     /// run themselves this way to see what becomes of descriptors.
     #[arg(long, hide = true)]
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         vectors: arguments.vectors,
         devices: arguments.devices,
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
+        seconds: arguments.seconds,
     };
     let matches = |test: &Test| {
         let groups = &arguments.group;

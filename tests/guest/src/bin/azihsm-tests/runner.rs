@@ -43,6 +43,8 @@ pub struct Env {
     pub devices: usize,
     /// What random tests draw from.
     pub seed: u64,
+    /// How many seconds the tests of group soak run for.
+    pub seconds: u64,
 }
 
 impl Env {

@@ -5,6 +5,8 @@
 use crate::check_eq;
 use crate::runner::Env;
 use crate::runner::Test;
+use crate::usage::check_no_growth;
+use crate::usage::Usage;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
@@ -20,9 +22,6 @@ use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
 use serde_json::json;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -338,114 +337,6 @@ fn two_numbers(env: &Env) -> Result<()> {
         );
     }
     env.reload()
-}
-
-/// Areas that come and go with the rest of the system: those that are already
-/// given back, and stacks of threads.
-const NO_LEAK: &[&str] = &["unpurged", "dup_task_struct", "alloc_thread_stack"];
-
-/// What the kernel has in use.
-struct Usage {
-    free_pages: i64,
-    slab: i64,
-    vmalloc_areas: i64,
-    interrupts: usize,
-    misc: BTreeSet<String>,
-    majors: String,
-    entries: BTreeMap<String, usize>,
-}
-
-impl Usage {
-    fn measure() -> Result<Self> {
-        // Caches that are there to be reclaimed are not leaks.
-        fs::write("/proc/sys/vm/drop_caches", "3")?;
-        let memory = fs::read_to_string("/proc/meminfo")?;
-        let field = |name: &str| -> Result<i64> {
-            let line = memory.lines().find_map(|line| line.strip_prefix(name));
-            let text = line.with_context(|| format!("no {name}"))?;
-            let number = text.split_whitespace().next().context("no number")?;
-            Ok(number.parse()?)
-        };
-        let lines = |path: &str| -> Result<usize> {
-            let text = fs::read_to_string(path)?;
-            Ok(text.lines().filter(|line| line.contains("azihsm")).count())
-        };
-        let misc = fs::read_to_string("/proc/misc")?;
-        let mut entries = BTreeMap::new();
-        for directory in ["/sys/module", "/sys/class/misc", "/sys/bus/pci/drivers"] {
-            entries.insert(directory.to_owned(), fs::read_dir(directory)?.count());
-        }
-        Ok(Self {
-            free_pages: field("MemFree:")? / 4,
-            slab: field("SUnreclaim:")?,
-            vmalloc_areas: fs::read_to_string("/proc/vmallocinfo")?
-                .lines()
-                .filter(|line| !NO_LEAK.iter().any(|text| line.contains(text)))
-                .count() as i64,
-            interrupts: lines("/proc/interrupts")?,
-            misc: misc.lines().map(str::to_owned).collect(),
-            majors: fs::read_to_string("/proc/devices")?,
-            entries,
-        })
-    }
-
-    /// Makes sure that what is counted exactly is as it was.
-    fn check_same(&self, before: &Self) -> Result<()> {
-        check_eq!(self.misc, before.misc, "/proc/misc");
-        check_eq!(self.majors, before.majors, "/proc/devices");
-        check_eq!(
-            self.interrupts,
-            before.interrupts,
-            "lines of /proc/interrupts"
-        );
-        check_eq!(self.entries, before.entries, "entries in sysfs");
-        Ok(())
-    }
-}
-
-/// Repeats `round` many times, after as many as fill all caches, and makes sure
-/// that nothing grows with each batch of them.
-///
-/// The rest of the system takes and gives memory as well: what is lost in one
-/// batch and not in another is no leak.
-fn check_no_growth(warm_up: i64, batch: i64, round: impl Fn() -> Result<()>) -> Result<()> {
-    const BATCHES: usize = 4;
-    for _ in 0..warm_up {
-        round()?;
-    }
-    let mut usages = vec![Usage::measure()?];
-    for _ in 0..BATCHES {
-        for _ in 0..batch {
-            round()?;
-        }
-        let usage = Usage::measure()?;
-        usage.check_same(&usages[0])?;
-        usages.push(usage);
-    }
-    let least = |growth: fn(&Usage, &Usage) -> i64| {
-        let pairs = usages.iter().zip(&usages[1..]);
-        pairs
-            .map(|(before, after)| growth(before, after))
-            .min()
-            .unwrap_or(0)
-    };
-    let pages = least(|before, after| before.free_pages - after.free_pages);
-    let slab = least(|before, after| after.slab - before.slab);
-    let areas = least(|before, after| after.vmalloc_areas - before.vmalloc_areas);
-    // Less than a page, a kilobyte and an area for each round.
-    ensure!(
-        pages < batch * 3 / 4,
-        "{pages} pages lost in every {batch} rounds"
-    );
-    ensure!(
-        slab < batch,
-        "slab grew by {slab} KiB in every {batch} rounds"
-    );
-    ensure!(
-        areas < batch / 2,
-        "{areas} vmalloc areas more in every {batch} rounds"
-    );
-    Ok(())
 }
 
 fn cycle_module(env: &Env, _: &str) -> Result<()> {

@@ -70,7 +70,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// Runs `body` in `count` threads that start at once.
-fn at_once(count: usize, body: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+pub fn at_once(count: usize, body: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     let barrier = Barrier::new(count);
     thread::scope(|scope| {
         let handles: Vec<_> = (0..count)
@@ -350,7 +350,7 @@ fn killed_opening(env: &Env) -> Result<()> {
 
 /// Makes sure that the device has no session left, some time after whoever
 /// opened them was killed.
-fn check_no_session_soon(env: &Env) -> Result<()> {
+pub fn check_no_session_soon(env: &Env) -> Result<()> {
     let mut control = env.control()?;
     let start = Instant::now();
     loop {

@@ -12,6 +12,7 @@ mod recovery;
 mod reset;
 mod session;
 mod steady;
+mod soak;
 pub mod unknown;
 
 use crate::runner::Test;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Test> {
         fault::tests(),
         life::tests(),
         recovery::tests(),
+        soak::tests(),
     ]
     .into_iter()
     .flatten()
