@@ -173,10 +173,11 @@ fn check_aes(sqe: &[u8], findings: &mut Vec<Finding>) {
     }
     let aad = get_u32(sqe, 72);
     let padded = get_u32(sqe, 104);
-    if padded > source || aad > padded || padded - aad > 31 {
-        findings.push((
-            Rule::AesLengths,
-            format!("AAD {aad}, padded {padded}, source {source}"),
-        ));
+    let detail = || format!("AAD {aad}, padded {padded}, source {source}");
+    if padded > source {
+        findings.push((Rule::AesLengths, detail()));
+    }
+    if aad > padded || padded - aad > 31 {
+        findings.push((Rule::AesAadPadding, detail()));
     }
 }

@@ -121,6 +121,8 @@ rules! {
     AesType = "aes-type", Error;
     /// The lengths of source and destination do not go together.
     AesLengths = "aes-lengths", Error;
+    /// The AAD is padded as no known client pads it, which is its own business.
+    AesAadPadding = "aes-aad-padding", Note;
     /// An AES command uses PRPs, which no known host does.
     AesPrp = "aes-prp", Note;
     /// A PRP is not aligned to a page.
@@ -187,8 +189,8 @@ pub struct Recorder {
     log: Mutex<Log>,
 }
 
-/// How many violations are kept; further ones are only counted.
-const KEPT: usize = 4096;
+/// How many violations of each severity are kept; further ones are only counted.
+const KEPT: u64 = 4096;
 
 impl Recorder {
     /// A recorder without violations.
@@ -213,11 +215,13 @@ impl Recorder {
         };
         log::warn!("{}: {}", violation.rule, violation.detail);
         let mut log = self.lock();
-        match violation.severity {
-            Severity::Error => log.errors += 1,
-            Severity::Note => log.notes += 1,
-        }
-        if log.list.len() < KEPT {
+        let count = match violation.severity {
+            Severity::Error => &mut log.errors,
+            Severity::Note => &mut log.notes,
+        };
+        *count += 1;
+        // Notes take no room from errors.
+        if *count <= KEPT {
             log.list.push(violation);
         }
     }
@@ -240,5 +244,27 @@ impl Recorder {
     /// Forgets all violations.
     pub fn clear(&self) {
         *self.lock() = Log::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Recorder;
+    use super::Rule;
+    use super::KEPT;
+    use crate::clock::HostClock;
+    use std::sync::Arc;
+
+    #[test]
+    fn notes_take_no_room_from_errors() {
+        let recorder = Recorder::new(Arc::new(HostClock::start()));
+        for _ in 0..=KEPT {
+            recorder.record(Rule::AesPrp, "");
+        }
+        recorder.record(Rule::AesType, "");
+        let list = recorder.violations();
+        assert_eq!(list.len() as u64, KEPT + 1);
+        assert_eq!(list.last().map(|last| last.rule), Some("aes-type"));
+        assert_eq!((recorder.errors(), recorder.notes()), (1, KEPT + 1));
     }
 }

@@ -422,10 +422,10 @@ const CASES: &[Case] = &[
     (Rule::AesLengths, "tail", |bench| {
         gcm_with(bench, |sqe| sqe[109] = 1)
     }),
-    (Rule::AesLengths, "AAD beyond its padding", |bench| {
+    (Rule::AesAadPadding, "AAD beyond its padding", |bench| {
         gcm_with(bench, |sqe| put_u32(sqe, 72, 33));
     }),
-    (Rule::AesLengths, "AAD with too much padding", |bench| {
+    (Rule::AesAadPadding, "AAD with too much padding", |bench| {
         gcm_with(bench, |sqe| put_u32(sqe, 72, 0));
     }),
     (Rule::AesLengths, "padding beyond the source", |bench| {
