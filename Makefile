@@ -29,6 +29,8 @@ help:
 	@echo '  make check     only the checks of the source'
 	@echo '  make test-full all tests in all configurations: 15 minutes'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
+	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
+	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
@@ -76,6 +78,10 @@ test-full: setup
 bench: setup
 	@$(if $(MODULE),mkdir -p build && cp $(MODULE) build/other.ko)
 	@$(ENTER) tests/run bench $(if $(MODULE),build/other.ko)
+
+.PHONY: fuzz
+fuzz: setup
+	@$(ENTER) tests/run fuzz $(or $(SECONDS),600) $(SEED)
 
 .PHONY: check
 check: setup

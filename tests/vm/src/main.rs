@@ -56,6 +56,8 @@ enum Action {
     Test(Box<Test>),
     /// Measures the driver and prints tables.
     Bench(Bench),
+    /// Throws calls of all kinds at the driver.
+    Fuzz(Fuzz),
 }
 
 #[derive(Args)]
@@ -132,6 +134,31 @@ struct Test {
     boot_timeout: Option<u64>,
 }
 
+#[derive(Args)]
+struct Fuzz {
+    #[command(flatten)]
+    common: Common,
+    /// How long.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// What the calls are; another one each time if it is missing.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Words that are added to the kernel's command line; may be given more
+    /// than once.
+    #[arg(long, value_name = "WORDS")]
+    append: Vec<String>,
+}
+
+impl Fuzz {
+    fn boot(&self) -> Boot {
+        let mut boot = Boot::fuzz(self.seconds, self.seed);
+        boot.config.append.extend(self.append.iter().cloned());
+        boot.config.boot_patience *= 3;
+        boot
+    }
+}
+
 impl Test {
     /// The boots that were asked for, on the machine and kernel that were.
     fn boots(&self) -> Vec<Boot> {
@@ -178,7 +205,7 @@ impl Test {
             long: self.full,
             seed: None,
             seconds: None,
-            script: None,
+            instead: None,
         }]
     }
 }
@@ -281,7 +308,8 @@ fn run(common: &Common, boot: &Boot, mut show: impl FnMut(&str)) -> Result<Total
     let files = common.files(&dir, &boot.command(MODULE), &[])?;
     let mut results = tap::Results::default();
     show(&format!("# {}: {}", boot.name, boot.describe()));
-    let outcome = machine::run(&files, &boot.config, &dir, common.timeout(), |line| {
+    let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));
+    let outcome = machine::run(&files, &boot.config, &dir, timeout, |line| {
         results.push(line);
         show(line);
     })?;
@@ -322,20 +350,19 @@ fn work(
     }
 }
 
-fn test(test: &Test) -> Result<bool> {
-    test.common.prepare()?;
+fn test(common: &Common, boots: Vec<Boot>, jobs: usize) -> Result<bool> {
+    common.prepare()?;
     // Here, so that two boots do not do it at once.
-    kernel::prepare(&test.common.kernel, &test.common.work)?;
-    let boots = test.boots();
+    kernel::prepare(&common.kernel, &common.work)?;
     ensure!(!boots.is_empty(), "there is no such machine");
-    let workers = test.jobs.clamp(1, boots.len());
+    let workers = jobs.clamp(1, boots.len());
     let alone = boots.len() == 1;
     let boots = Mutex::new(VecDeque::from(boots));
     let totals = Mutex::new(Totals::default());
     // A worker outlives what it starts, as the kernel wants it to.
     thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(|| work(&test.common, &boots, &totals, alone)))
+            .map(|_| scope.spawn(|| work(common, &boots, &totals, alone)))
             .collect();
         let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
         threads.into_iter().try_for_each(join)
@@ -349,8 +376,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.action {
         Action::Demo(common) => demo(common),
-        Action::Test(options) => test(options),
+        Action::Test(options) => test(&options.common, options.boots(), options.jobs),
         Action::Bench(options) => bench::run(options),
+        Action::Fuzz(options) => test(&options.common, vec![options.boot()], 1),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -384,7 +412,7 @@ mod tests {
         let words = ["azihsm-vm", "test"].iter().chain(&files).chain(options);
         match Arguments::try_parse_from(words).unwrap().action {
             Action::Test(test) => test.boots(),
-            Action::Demo(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -52,12 +52,23 @@ pub struct Boot {
     pub long: bool,
     /// What random tests draw from.
     pub seed: Option<u64>,
-    /// How many seconds the tests of group soak run for.
+    /// How many seconds the tests of group soak run for, or the fuzzer.
     pub seconds: Option<u64>,
-    /// What the guest's shell runs instead of the tests, in TAP; `MODULE`
-    /// stands for the module.
-    pub script: Option<&'static str>,
+    /// What runs instead of the tests.
+    pub instead: Option<Instead>,
 }
+
+/// What a guest runs that is not one of the tests; its results are in TAP, too.
+#[derive(Clone, Copy, Debug)]
+pub enum Instead {
+    /// A shell script, in which `MODULE` stands for the module.
+    Script(&'static str),
+    /// Calls of all kinds.
+    Fuzz,
+}
+
+/// Megabytes that the guest needs for the longest buffers in all processes.
+const FUZZ_MEMORY: usize = 2048;
 
 /// A function with a window of the wrong size is refused, and says so.
 const ODD_BAR: &str = r#"
@@ -89,14 +100,24 @@ impl Boot {
             long: false,
             seed: None,
             seconds: None,
-            script: None,
+            instead: None,
         }
     }
 
     fn odd_bar() -> Self {
         let mut boot = Self::new("odd-bar", &[]);
         boot.config.bar0_size = 8192;
-        boot.script = Some(ODD_BAR);
+        boot.instead = Some(Instead::Script(ODD_BAR));
+        boot
+    }
+
+    /// Calls of all kinds for so many seconds.
+    pub fn fuzz(seconds: u64, seed: Option<u64>) -> Self {
+        let mut boot = Self::new("fuzz", &[]);
+        boot.config.memory = FUZZ_MEMORY;
+        boot.instead = Some(Instead::Fuzz);
+        boot.seconds = Some(seconds);
+        boot.seed = seed;
         boot
     }
 
@@ -137,8 +158,18 @@ impl Boot {
 
     /// What the guest's shell runs.
     pub fn command(&self, module: &str) -> String {
-        if let Some(script) = self.script {
-            return script.replace("MODULE", module);
+        match self.instead {
+            Some(Instead::Script(script)) => return script.replace("MODULE", module),
+            Some(Instead::Fuzz) => {
+                let option = |name, value: Option<u64>| match value {
+                    Some(value) => format!(" --{name} {value}"),
+                    None => String::new(),
+                };
+                let seconds = option("seconds", self.seconds);
+                let seed = option("seed", self.seed);
+                return format!("exec /bin/azihsm-fuzz --module {module}{seconds}{seed}\n");
+            }
+            None => {}
         }
         let Config {
             vectors, devices, ..
@@ -213,6 +244,7 @@ pub fn everyday() -> Vec<Boot> {
             .devices(2)
             .only(SAMPLE)
             .only(TWO_DEVICES),
+        Boot::fuzz(10, Some(1)),
         Boot::odd_bar(),
     ]
 }
@@ -238,6 +270,7 @@ pub fn full() -> Vec<Boot> {
         Boot::new("3-vectors", OF_MACHINE).vectors(3).long(),
         Boot::new("1-vector", OF_MACHINE).vectors(1).long(),
         Boot::new("soak", &["soak"]).long(),
+        Boot::fuzz(60, Some(1)),
         Boot::odd_bar(),
     ]
 }
@@ -246,6 +279,7 @@ pub fn full() -> Vec<Boot> {
 mod tests {
     use super::everyday;
     use super::full;
+    use super::Boot;
     use std::collections::BTreeSet;
 
     #[test]
@@ -280,5 +314,14 @@ mod tests {
             "exec /bin/azihsm-tests --module /m.ko --vectors 32 --devices 1 \
              --part 1 --parts 2 --group 'fault'\n"
         );
+    }
+
+    #[test]
+    fn command_says_what_to_run_instead() {
+        let command = |seed| Boot::fuzz(7, seed).command("/m.ko");
+        let expected = "exec /bin/azihsm-fuzz --module /m.ko --seconds 7";
+        assert_eq!(command(None), format!("{expected}\n"));
+        assert_eq!(command(Some(3)), format!("{expected} --seed 3\n"));
+        assert_eq!(Boot::odd_bar().command("/m.ko").matches("/m.ko").count(), 1);
     }
 }

@@ -11,8 +11,8 @@ mod node;
 mod recovery;
 mod reset;
 mod session;
-mod steady;
 mod soak;
+mod steady;
 pub mod unknown;
 
 use crate::runner::Test;
