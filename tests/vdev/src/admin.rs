@@ -352,10 +352,16 @@ impl Model {
         if groups == 0 {
             return Err(AdminError::InvalidField);
         }
-        let both = |count: u32| ((count - 1) << 16) | (count - 1);
+        let both = |count: u32| {
+            let field = count.wrapping_sub(1) & 0xffff;
+            (field << 16) | field
+        };
         match get_u8(sqe, 40) {
             FEATURE_HSM_QUEUES => Ok(both(groups)),
-            FEATURE_AES_QUEUES => Ok(both(2 * groups)),
+            FEATURE_AES_QUEUES => {
+                let count = self.options.aes_queues.map(u32::from);
+                Ok(both(count.unwrap_or(2 * groups)))
+            }
             FEATURE_FIRMWARE if !set => Ok(self.options.features),
             _ => Err(AdminError::InvalidOpcode),
         }

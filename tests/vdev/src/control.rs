@@ -32,6 +32,9 @@ use std::thread;
 
 /// The longest line that is read.
 const MAX_LINE: u64 = 1 << 20;
+/// Most bytes of memory that are looked at, and that are shown.
+const MAX_SEARCH: usize = 1 << 20;
+const MAX_SHOWN: usize = 4096;
 /// How many lines `log` tells unless it is told otherwise.
 const LOG_LINES: usize = 100;
 
@@ -63,6 +66,13 @@ struct Set {
 #[derive(Deserialize)]
 struct ClearFaults {
     id: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Memory {
+    address: u64,
+    length: usize,
+    search: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -154,6 +164,7 @@ fn execute(device: &Device, line: &str) -> anyhow::Result<Value> {
             json!({})
         }
         "faults" => json!({"faults": model.faults.list()}),
+        "memory" => memory(&model, &Memory::deserialize(&request)?)?,
         "log" => {
             let lines = Log::deserialize(&request)?.lines.unwrap_or(LOG_LINES);
             json!({"log": model.log(lines)})
@@ -177,6 +188,30 @@ fn load_key(model: &mut Model, request: &Value) -> anyhow::Result<Value> {
     };
     let key_id = model.store_key(key).context("no slot is free")?;
     Ok(json!({"key_id": key_id}))
+}
+
+/// What the guest's memory holds, or where in it something is.
+fn memory(model: &Model, request: &Memory) -> anyhow::Result<Value> {
+    let most = match request.search {
+        Some(_) => MAX_SEARCH,
+        None => MAX_SHOWN,
+    };
+    if request.length > most {
+        bail!("more than {most} bytes");
+    }
+    let mut data = vec![0; request.length];
+    model.bus.memory.read(request.address, &mut data)?;
+    let Some(pattern) = &request.search else {
+        return Ok(json!({"data": hex::encode(data)}));
+    };
+    let pattern = hex::decode(pattern).context("the pattern is not hexadecimal")?;
+    if pattern.is_empty() {
+        bail!("the pattern is empty");
+    }
+    let offset = data
+        .windows(pattern.len())
+        .position(|part| part == pattern.as_slice());
+    Ok(json!({"offset": offset}))
 }
 
 fn inject(model: &mut Model, request: &Value) -> anyhow::Result<Value> {
@@ -263,6 +298,10 @@ fn set(model: &mut Model, option: &str, value: &Value) -> anyhow::Result<()> {
         "app_id" => options.app_id = number(value)?,
         "fips" => options.fips = number(value)?,
         "features" => options.features = number(value)?,
+        "aes_queues" => {
+            let count = |value| number::<u16>(value);
+            options.aes_queues = (!value.is_null()).then(|| count(value)).transpose()?;
+        }
         "provisioned" => {
             options.provisioned = value.as_bool().context("the value is no boolean")?;
         }

@@ -32,7 +32,8 @@ pub struct Device {
     pub front: Arc<Front>,
     /// The rules that were broken.
     pub strict: Arc<Recorder>,
-    memory: Arc<SharedMemory>,
+    /// The guest's memory.
+    pub memory: Arc<SharedMemory>,
     lines: Arc<EventLines>,
     model: Arc<Mutex<Model>>,
 }

@@ -106,6 +106,8 @@ pub struct Options {
     pub fips: u8,
     /// What feature 0xC2 tells.
     pub features: u32,
+    /// AES queues that feature 0xC1 tells of, if not two for each group.
+    pub aes_queues: Option<u16>,
     /// A credential has been established.
     pub provisioned: bool,
     /// How long the engines take.
@@ -124,6 +126,7 @@ impl Default for Options {
             app_id: 1,
             fips: 1,
             features: 1,
+            aes_queues: None,
             provisioned: true,
             latency: Latency::default(),
             identity: Identity::default(),

@@ -77,6 +77,11 @@ fn features() {
     bench.model.set_groups(65).unwrap();
     assert_eq!(bench.admin_run(0x0a, 0, 0x07, 0), (0, 0x0040_0040));
     assert_eq!(bench.admin_run(0x0a, 0, 0xc1, 0), (0, 0x0081_0081));
+    for (count, told) in [(0, 0xffff_ffff), (1, 0), (7, 0x0006_0006)] {
+        bench.model.options.aes_queues = Some(count);
+        assert_eq!(bench.admin_run(0x0a, 0, 0x07, 0), (0, 0x0040_0040));
+        assert_eq!(bench.admin_run(0x0a, 0, 0xc1, 0), (0, told));
+    }
     bench.model.set_groups(0).unwrap();
     for feature in [0x07, 0xc1, 0xc2, 0x01] {
         assert_eq!(bench.admin_run(0x0a, 0, feature, 0), (0x4002, 0));

@@ -7,6 +7,7 @@ use azihsm_vdev::control::answer;
 use azihsm_vdev::control::parse_key;
 use azihsm_vdev::control::serve;
 use azihsm_vdev::device::Device;
+use azihsm_vdev::dma::Access;
 use azihsm_vdev::options::Options;
 use azihsm_vdev::report::write_report;
 use azihsm_vdev::strict::Rule;
@@ -69,6 +70,9 @@ fn bad_input_is_answered_with_a_sentence() {
         r#"{"cmd":"inject","fault":"stop_fetch","class":"fast"}"#,
         r#"{"cmd":"inject","fault":"identify","offset":0,"data":"zz"}"#,
         r#"{"cmd":"clear_faults","id":3}"#,
+        r#"{"cmd":"set","option":"aes_queues","value":-1}"#,
+        r#"{"cmd":"memory","address":0}"#,
+        r#"{"cmd":"memory","address":0,"length":16}"#,
     ] {
         assert!(!error(&device, line).is_empty());
     }
@@ -131,6 +135,8 @@ fn options_are_set() {
         ("app_id", json!(12)),
         ("fips", json!(13)),
         ("features", json!(0)),
+        ("aes_queues", json!(3)),
+        ("aes_queues", json!(null)),
         ("provisioned", json!(false)),
         ("cap_to", json!(2)),
         ("fwcap", json!(1)),
@@ -148,6 +154,7 @@ fn options_are_set() {
     assert_eq!(options.identity.firmware, [0xff; 32]);
     assert_eq!(options.app_id, 12);
     assert!(!options.provisioned);
+    assert_eq!(options.aes_queues, None);
     drop(model);
     let state = ask(&device, &json!({"cmd": "state"}));
     assert_eq!(state["controller"], json!(9));
@@ -155,6 +162,48 @@ fn options_are_set() {
     assert_eq!(state["registers"]["vs"], json!(0x10000));
     assert_eq!(state["registers"]["fwcap"], json!(1));
     assert_eq!(state["registers"]["cap"], json!(0x30_0203_03ffu64));
+}
+
+#[test]
+fn memory_is_shown_and_searched() {
+    let device = device();
+    let mut file = tempfile::tempfile().unwrap();
+    let mut content = vec![0; 2 << 20];
+    content[5000..5004].copy_from_slice(b"here");
+    file.write_all(&content).unwrap();
+    let access = Access {
+        read: true,
+        write: true,
+    };
+    device
+        .memory
+        .map(0x10_0000, 2 << 20, access, file, 0)
+        .unwrap();
+    let memory = |address: u64, length: u64, search: Option<&str>| {
+        let mut request = json!({"cmd": "memory", "address": address, "length": length});
+        if let Some(search) = search {
+            request["search"] = json!(search);
+        }
+        ask(&device, &request)
+    };
+    assert_eq!(
+        memory(0x10_0000 + 4999, 6, None),
+        json!({"ok": true, "data": "006865726500"})
+    );
+    let here = Some("68657265");
+    assert_eq!(memory(0x10_0000, 8192, here)["offset"], json!(5000));
+    assert_eq!(memory(0x10_0000, 5003, here)["offset"], json!(null));
+    assert_eq!(memory(0x10_0000, 1 << 20, here)["offset"], json!(5000));
+    for (address, length, search) in [
+        (0x10_0000, 4097, None),
+        (0x10_0000, (1 << 20) + 1, here),
+        (0x10_0000, 16, Some("")),
+        (0x10_0000, 16, Some("zz")),
+        (0, 16, here),
+        (0x30_0000 - 8, 16, None),
+    ] {
+        assert_eq!(memory(address, length, search)["ok"], json!(false));
+    }
 }
 
 #[test]
