@@ -289,7 +289,10 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn hsm_queues(&self, most: u16) -> Result<u16, Failure> {
-        Ok(queue_count(self.feature(Feature::HsmQueues)?, most))
+        match queue_count(self.feature(Feature::HsmQueues)?, most) {
+            0 => Err(Failure::Nonsense("there are none")),
+            count => Ok(count),
+        }
     }
 
     /// Returns how many AES queue pairs the function may have, at most `most`.
@@ -383,12 +386,10 @@ fn id_and_size<C: Class>(queue: &QueuePair<C>) -> u32 {
     last << 16 | u32::from(queue.id().get())
 }
 
-/// Decodes the result of a queue count feature (4.9): both counts are less one.
+/// Decodes the result of a queue count feature (4.9): both counts are less one, in 16 bits, so that
+/// all ones are none.
 fn queue_count(dw0: u32, most: u16) -> u16 {
-    let sqs = dw0 & 0xffff;
-    let cqs = dw0 >> 16;
-    let count = sqs.min(cqs) + 1;
-
-    // CAST: At most `most`.
-    count.min(u32::from(most)) as u16
+    // CAST: Each takes the bits that the field has.
+    let (sqs, cqs) = (dw0 as u16, (dw0 >> 16) as u16);
+    sqs.wrapping_add(1).min(cqs.wrapping_add(1)).min(most)
 }
