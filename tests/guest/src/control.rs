@@ -184,6 +184,44 @@ impl Control {
             .collect()
     }
 
+    /// What the guest's memory holds at a bus address.
+    pub fn memory(&mut self, address: u64, length: usize) -> Result<Vec<u8>> {
+        let request = json!({ "cmd": "memory", "address": address, "length": length });
+        let answer = self.ask(&request)?;
+        Ok(hex::decode(answer["data"].as_str().context("no data")?)?)
+    }
+
+    /// Whether the guest's memory holds `pattern` somewhere in `length` bytes
+    /// from a bus address on.
+    pub fn memory_holds(&mut self, address: u64, length: usize, pattern: &[u8]) -> Result<bool> {
+        let answer = self.ask(&json!({
+            "cmd": "memory", "address": address, "length": length, "search": hex::encode(pattern),
+        }))?;
+        Ok(!answer["offset"].is_null())
+    }
+
+    /// The submission queues of a class, `hsm` or `aes`: number, bus address,
+    /// entries, and tail.
+    pub fn submission_queues(&mut self, class: &str) -> Result<Vec<(u64, u64, usize, usize)>> {
+        let state = self.state()?;
+        let queues = state["queues"].as_array().context("no queues")?;
+        let field = |value: &Value| value.as_u64().context("no number");
+        queues
+            .iter()
+            .filter(|queue| queue["kind"] == class)
+            .map(|queue| {
+                let sq = &queue["sq"];
+                let (entries, tail) = (field(&sq["entries"])?, field(&sq["tail"])?);
+                Ok((
+                    field(&queue["id"])?,
+                    field(&sq["base"])?,
+                    usize::try_from(entries)?,
+                    usize::try_from(tail)?,
+                ))
+            })
+            .collect()
+    }
+
     /// Turns the device off and on, which ends its sessions, and makes it the
     /// function that it was at first; nothing must be using it.
     pub fn power_cycle(&mut self) -> Result<()> {

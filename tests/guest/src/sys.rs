@@ -13,6 +13,7 @@ use anyhow::Context;
 use anyhow::Result;
 use azihsm_uapi::raw;
 use azihsm_uapi::Errno;
+use nix::libc;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::mmap_anonymous;
@@ -37,6 +38,7 @@ use nix::unistd::Pid;
 use std::ffi::c_int;
 use std::ffi::c_void;
 use std::fs::File;
+use std::mem::size_of_val;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::fd::FromRawFd;
@@ -284,6 +286,11 @@ unsafe impl Send for Memory {}
 // several threads keep to parts of their own.
 unsafe impl Sync for Memory {}
 
+/// Ends the process with what `body` returns.
+fn end_with(body: impl FnOnce() -> i32) -> ! {
+    exit(catch_unwind(AssertUnwindSafe(body)).unwrap_or(101))
+}
+
 /// A child process; killed when this value goes away.
 #[derive(Debug)]
 pub struct Child {
@@ -303,10 +310,30 @@ impl Child {
                 pid: child,
                 gone: false,
             }),
-            ForkResult::Child => {
-                let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
-                exit(code);
-            }
+            ForkResult::Child => end_with(body),
+        }
+    }
+
+    /// Runs `body` in a child that gets the number `pid`, which nobody must
+    /// have.
+    ///
+    /// To be called by a process with one thread.
+    pub fn run_as(pid: Pid, body: impl FnOnce() -> i32) -> Result<Self> {
+        const EXIT_SIGNAL: usize = 4;
+        const SET_TID: usize = 8;
+        const SET_TID_SIZE: usize = 9;
+        let numbers = [pid.as_raw()];
+        let mut arguments = [0_u64; 11];
+        arguments[EXIT_SIGNAL] = libc::SIGCHLD as u64;
+        arguments[SET_TID] = numbers.as_ptr() as u64;
+        arguments[SET_TID_SIZE] = 1;
+        let size = size_of_val(&arguments);
+        // SAFETY: The structure is one that the system call takes, and says
+        // that it is to do what fork() does.
+        let result = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) };
+        match nix::errno::Errno::result(result)? {
+            0 => end_with(body),
+            _ => Ok(Self { pid, gone: false }),
         }
     }
 

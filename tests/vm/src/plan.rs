@@ -24,6 +24,7 @@ const SAMPLE: &[&str] = &[
     "load/128-threads",
     "load/32-threads",
     "load/killed-while-opening",
+    "load/killed-with-large-aes-data",
 ];
 
 /// Tests that are about more than one device.

@@ -390,6 +390,10 @@ impl Runner {
     /// What is wrong, if anything.
     fn one(&mut self, test: &Test) -> Result<Verdict> {
         self.env.restore(self.spoiled).context("before the test")?;
+        if self.spoiled {
+            // What the driver says as it goes is about the test before.
+            self.watch.log = KernelLog::end()?;
+        }
         let mut verdict = self.body(test)?;
         verdict.findings.extend(self.watch.findings(test)?);
         Ok(verdict)

@@ -90,6 +90,11 @@ const WRONG: &[Wrong] = &[
         ext: ext::AES_SESSION_MISMATCH,
     },
     Wrong {
+        name: "session-of-nine-bits",
+        change: |scene| scene.cmd.input.session_id ^= 0x100,
+        ext: ext::AES_SESSION_MISMATCH,
+    },
+    Wrong {
         name: "another-application",
         change: |scene| scene.cmd.input.short_app_id += 1,
         ext: ext::AES_APP_MISMATCH,
@@ -206,7 +211,11 @@ const WRONG_XTS: &[Wrong] = &[
     },
     Wrong {
         name: "no-multiple-of-8192",
-        change: |scene| scene.set_xts(|xts| xts.data_unit = abi::XTS_UNIT_8192),
+        change: |scene| {
+            scene.cmd.input.src_len = 4096;
+            scene.cmd.input.dst_len = 4096;
+            scene.set_xts(|xts| xts.data_unit = abi::XTS_UNIT_8192);
+        },
         ext: ext::AES_XTS,
     },
 ];
@@ -224,6 +233,17 @@ const WRONG_GCM: &[Wrong] = &[
             scene.set_gcm(|gcm| {
                 gcm.aad_len = 1025;
                 gcm.aad_padded_len = 1056;
+            });
+        },
+        ext: ext::AES_GCM,
+    },
+    Wrong {
+        name: "aad-longer-than-input-aligned",
+        change: |scene| {
+            scene.set_gcm(|gcm| {
+                gcm.aad_len = 1025;
+                gcm.aad_padded_len = 0;
+                gcm.unaligned = 0;
             });
         },
         ext: ext::AES_GCM,
@@ -332,6 +352,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("aes/indicator-is-the-device's", indicator),
         Test::new("aes/gcm-aligned-mode", gcm_aligned),
         Test::new("aes/gcm-aligned-mode-refuses-a-tail", gcm_aligned_tail),
+        Test::new("aes/gcm-aligned-mode-refuses-odd-aad", gcm_aligned_aad),
+        Test::new("aes/gcm-unaligned-is-any-number", gcm_unaligned),
+        Test::new("aes/gcm-device-without-unaligned-mode", gcm_aligned_device),
         Test::new("aes/gcm-unknown-key-is-refused", gcm_unknown_key),
         Test::new("aes/gcm-output-leaves-the-rest-alone", gcm_rest),
         Test::new("aes/xts-tweak-carries", xts_tweak),
@@ -352,10 +375,15 @@ pub fn tests() -> Vec<Test> {
         Test::new("aes/without-session-109", no_session),
         Test::new("aes/after-close-session-109", after_close),
         Test::new("aes/session-of-another-descriptor-107", foreign_session),
+        Test::new("aes/session-without-application-110", no_application),
+        Test::new("aes/function-without-queues-111", no_queues),
         Test::new("aes/refusal-reaches-no-device", no_device),
         Test::new("aes/checks-come-in-order", order),
         Test::new("aes/device-error-is-told", device_error),
         Test::new("aes/impossible-length-106", impossible_length),
+        Test::new("aes/impossible-tail-106", impossible_tail),
+        Test::new("aes/no-tag-but-of-gcm-encryption", no_tag),
+        Test::new("aes/no-traces-in-shared-memory", no_traces),
         Test::new("aes/eight-threads-at-once", at_once).seconds(120),
     ];
     type OfLengths = fn(&Env, &[usize]) -> Result<()>;
@@ -789,6 +817,47 @@ fn indicator(env: &Env) -> Result<()> {
     result.and(restored)
 }
 
+/// Nor does it take additional data that is not padded as it wants it.
+fn gcm_aligned_aad(env: &Env) -> Result<()> {
+    let fixture = Fixture::new(env)?;
+    for padded in [16, 48] {
+        let mut scene = fixture.gcm(&text(1024))?;
+        scene.set_gcm(|gcm| {
+            gcm.unaligned = 0;
+            gcm.aad_len = padded;
+            gcm.aad_padded_len = padded;
+        });
+        scene.send_refused(&fixture.device, BAD_GCM, 5)?;
+    }
+    Ok(())
+}
+
+fn gcm_unaligned(env: &Env) -> Result<()> {
+    let fixture = Fixture::new(env)?;
+    for number in [1, 2, 0x80, 0xff] {
+        let mut scene = fixture.gcm(&text(17))?;
+        scene.set_gcm(|gcm| gcm.unaligned = number);
+        scene.send_well(&fixture.device)?;
+    }
+    Ok(())
+}
+
+/// A device that does not know of tails is not asked for them.
+fn gcm_aligned_device(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    control.set("features", &json!(0))?;
+    env.reload()?;
+    let result = (|| -> Result<()> {
+        let fixture = Fixture::new(env)?;
+        let mut scene = fixture.gcm(&text(17))?;
+        scene.send_refused(&fixture.device, BAD_GCM, 6)?;
+        fixture.gcm(&text(32))?.send_well(&fixture.device)
+    })();
+    control.set("features", &json!(1))?;
+    env.reload()?;
+    result
+}
+
 fn gcm_unknown_key(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     for key in [fixture.data, 0x3f0, u32::MAX] {
@@ -1211,6 +1280,47 @@ fn foreign_session(env: &Env) -> Result<()> {
         .send_badly(&other, Errno::INVAL, ext::AES_SESSION_MISMATCH)
 }
 
+/// A session that the device opened without saying for which application.
+fn no_application(env: &Env) -> Result<()> {
+    let fixture = Fixture::new(env)?;
+    let device = env.open()?;
+    // Flow open and ID valid, application not.
+    env.control()?.inject(json!({
+        "fault": "cqe_session", "class": "hsm", "count": 1, "flags": 5,
+    }))?;
+    let session = hsm::open_session(&device)?;
+    hsm::use_session(&device, session.id)?;
+    for mut scene in [fixture.gcm(&[0; 64])?, fixture.xts(&[0; 64])?] {
+        for (id, app) in [(session.id, session.app), (session.id, 0), (0xff, 0)] {
+            scene.cmd.input.session_id = id;
+            scene.cmd.input.short_app_id = app;
+            scene.send_badly(&device, Errno::INVAL, ext::AES_NO_APP)?;
+        }
+    }
+    Ok(())
+}
+
+/// A function that has queues for the HSM only.
+fn no_queues(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    control.set("aes_queues", &json!(0))?;
+    env.reload()?;
+    let result = (|| -> Result<()> {
+        let fixture = Fixture::new(env)?;
+        let other = env.open()?;
+        for mut scene in [fixture.gcm(&[0; 64])?, fixture.xts(&[0; 64])?] {
+            scene.cmd.input.op = 2;
+            for device in [&fixture.device, &other] {
+                scene.send_badly(device, Errno::INVAL, ext::AES_NO_QUEUES)?;
+            }
+        }
+        hsm::use_session(&fixture.device, fixture.session.id)
+    })();
+    control.set("aes_queues", &json!(null))?;
+    env.reload()?;
+    result
+}
+
 fn no_device(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     let count = || -> Result<u64> {
@@ -1229,13 +1339,15 @@ fn no_device(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// Names of entries of [`WRONG`] that do not exclude each other, in the order in
-/// which the driver is to look for them.
+/// Names of entries of [`WRONG`] and the others that do not exclude each other,
+/// in the order in which the driver is to look for them.
 const ORDER: &[&str] = &[
     "another-session",
     "another-application",
     "operation-2",
     "cipher-2",
+    "data-unit-4",
+    "aad-of-ffffffff",
     "frame-type-2",
     "no-input",
     "no-output",
@@ -1243,25 +1355,36 @@ const ORDER: &[&str] = &[
     "output-above-16-mib",
 ];
 
+/// Everything wrong at once, and then one thing less each time.
 fn order(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    for first in 0..ORDER.len() {
-        let mut scene = fixture.xts(&[1; 1024])?;
-        let mut expected = 0;
-        for name in ORDER[first..].iter().rev() {
-            let wrong = WRONG.iter().find(|wrong| wrong.name == *name);
-            let wrong = wrong.expect("in the table");
-            (wrong.change)(&mut scene);
-            expected = wrong.ext;
+    for (scene, of_cipher) in [
+        (fixture.gcm(&[1; 1024])?, WRONG_GCM),
+        (fixture.xts(&[1; 1024])?, WRONG_XTS),
+    ] {
+        let (right, mut scene) = (scene.cmd, scene);
+        let order: Vec<&Wrong> = ORDER
+            .iter()
+            .filter_map(|name| {
+                let mut all = WRONG.iter().chain(of_cipher);
+                all.find(|wrong| wrong.name == *name)
+            })
+            .collect();
+        check_eq!(order.len(), ORDER.len() - 1, "checks");
+        for first in 0..order.len() {
+            scene.cmd = right;
+            for wrong in order[first..].iter().rev() {
+                (wrong.change)(&mut scene);
+            }
+            scene.send_badly(&fixture.device, Errno::INVAL, order[first].ext)?;
         }
-        scene.send_badly(&fixture.device, Errno::INVAL, expected)?;
     }
     Ok(())
 }
 
 fn device_error(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    for (status, code) in [(3, 0xa), (0x7f, 0xffff)] {
+    for (status, code) in [(3, 0xa), (0x7f, 0xffff), (0x7fff, 0x1234)] {
         env.control()?.inject(json!({
             "fault": "status", "class": "aes", "count": 1, "status": status, "error": code,
         }))?;
@@ -1272,10 +1395,11 @@ fn device_error(env: &Env) -> Result<()> {
     fixture.check_gcm(&[], &text(64))
 }
 
-/// The device claims to have written more than there is room for.
+/// The device claims to have written more than there is room for, or less than
+/// all.
 fn impossible_length(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    for length in [65, 0xffff_fff0_u32] {
+    for length in [65, 0xffff_fff0_u32, 63, 48, 0] {
         for mut scene in [fixture.gcm(&text(64))?, fixture.xts(&text(64))?] {
             env.control()?.inject(json!({
                 "fault": "cqe_length", "class": "aes", "count": 1, "length": length,
@@ -1284,6 +1408,108 @@ fn impossible_length(env: &Env) -> Result<()> {
         }
     }
     fixture.check_gcm(&[], &text(64))
+}
+
+/// Has bits of the next completion of an AES command flipped.
+fn corrupt(env: &Env, offset: usize) -> Result<()> {
+    env.control()?.inject(json!({
+        "fault": "corrupt_cqe", "class": "aes", "count": 1, "offset": offset, "xor": 0x5a,
+    }))
+}
+
+/// The device claims to have written another tail than there is.
+fn impossible_tail(env: &Env) -> Result<()> {
+    const TAIL_LEN: usize = 44;
+    let fixture = Fixture::new(env)?;
+    for len in [64, 70] {
+        for at in [TAIL_LEN, TAIL_LEN + 3] {
+            corrupt(env, at)?;
+            fixture
+                .gcm(&text(len))?
+                .send_badly(&fixture.device, Errno::IO, ext::AES_DEVICE)?;
+        }
+    }
+    fixture.check_gcm(&[], &text(64))
+}
+
+/// Whatever stands where the device puts tag and IV, nobody else gets it.
+fn no_tag(env: &Env) -> Result<()> {
+    const TAG: usize = 4;
+    const IV: usize = 20;
+    let fixture = Fixture::new(env)?;
+    let (mut encryption, mut decryption) = (fixture.xts(&text(64))?, fixture.xts(&text(64))?);
+    encryption.cmd.input.op = abi::AES_ENCRYPT;
+    decryption.cmd.input.op = abi::AES_DECRYPT;
+    let opened = self::decryption(&fixture, &text(20), &text(70))?;
+    for mut scene in [encryption, decryption, opened] {
+        corrupt(env, TAG)?;
+        corrupt(env, IV)?;
+        scene.send_well(&fixture.device)?;
+        check_eq!(scene.cmd.output.tag, [0; 16], "out.tag");
+        check_eq!(scene.cmd.output.iv, [0; 12], "out.iv");
+    }
+    // Nor does anybody when the command failed.
+    corrupt(env, TAG)?;
+    corrupt(env, IV)?;
+    env.control()?.inject(json!({
+        "fault": "status", "class": "aes", "count": 1, "status": 3, "error": 7, "execute": true,
+    }))?;
+    fixture.gcm(&text(64))?.send_refused(&fixture.device, 3, 7)
+}
+
+/// The memory that the device can reach forgets what was copied through it.
+fn no_traces(env: &Env) -> Result<()> {
+    const SQE: usize = 128;
+    const LISTS: [usize; 2] = [28, 48];
+    const TAILS: [usize; 2] = [112, 120];
+    let fixture = Fixture::new(env)?;
+    let mut patterns = Vec::new();
+    for len in [70, 12_007, 30_007] {
+        let plain = text(len);
+        let mut scene = fixture.gcm(&plain)?;
+        scene.set_gcm(|gcm| gcm.iv = IV);
+        scene.send_well(&fixture.device)?;
+        let sealed = scene.dst.read(0, len);
+        // In the last block and in the tail.
+        for data in [plain, sealed] {
+            let end = len - len % 16;
+            patterns.push(data[end - 16..end].to_vec());
+            patterns.push(data[end..].to_vec());
+        }
+    }
+    let mut control = env.control()?;
+    let mut looked_at = 0;
+    for (queue, base, entries, tail) in control.submission_queues("aes")? {
+        let ring = control.memory(base, entries * SQE)?;
+        for sqe in ring.chunks(SQE).take(tail) {
+            let address =
+                |at: usize| -> Result<u64> { Ok(u64::from_le_bytes(sqe[at..at + 8].try_into()?)) };
+            let mut areas = Vec::new();
+            for at in LISTS {
+                // The list, with one descriptor if the data was copied.
+                let list = control.memory(address(at)?, 16)?;
+                let data = u64::from_le_bytes(list[..8].try_into()?);
+                let len = u32::from_le_bytes(list[8..12].try_into()?) as usize;
+                if len <= 12_288 {
+                    areas.push((data, len));
+                }
+            }
+            for at in TAILS {
+                areas.push((address(at)?, 16));
+            }
+            for (address, len) in areas {
+                for pattern in patterns.iter().filter(|pattern| pattern.len() <= len) {
+                    looked_at += 1;
+                    ensure!(
+                        address == 0 || !control.memory_holds(address, len, pattern)?,
+                        "queue {queue}: a command left its traces"
+                    );
+                }
+            }
+        }
+    }
+    ensure!(looked_at > 0, "no memory was looked at");
+    Ok(())
 }
 
 fn at_once(env: &Env) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
 use azihsm_guest::kmsg::KernelLog;
+use azihsm_guest::module;
 use azihsm_guest::pci;
 use azihsm_uapi::abi::ext;
 use azihsm_uapi::hsm_nodes;
@@ -17,6 +18,9 @@ use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Error;
 use azihsm_uapi::Flow;
+use nix::sched::sched_setaffinity;
+use nix::sched::CpuSet;
+use nix::unistd::Pid;
 use serde_json::json;
 use serde_json::Value;
 use std::thread;
@@ -139,6 +143,10 @@ pub fn tests() -> Vec<Test> {
         Test::new("fault/reordered-completions", reordered).takes(2),
         Test::new("fault/unknown-command-identifier", wrong_cid).takes(6),
         Test::new("fault/identifier-of-no-command", other_cid).takes(6),
+        Test::new("fault/identifier-of-an-earlier-command", earlier_cid).takes(6),
+        Test::new("fault/tag-of-no-slot", no_slot).takes(6),
+        Test::new("fault/lost-interrupt-costs-little", lost_interrupt),
+        Test::new("fault/timeout-parameter-has-a-minimum", timeout_parameter).takes(5),
         Test::new("fault/duplicate-completion", duplicate),
         Test::new("fault/stale-phase", wrong_phase).takes(6),
         Test::new("fault/wrong-sq-head", wrong_sqhd),
@@ -347,6 +355,68 @@ fn other_cid(env: &Env) -> Result<()> {
     let (result, time) = command(&device);
     check_aborted(result, time)?;
     check_well(env)
+}
+
+/// A completion that carries a variation of the identifier of the command before,
+/// which was in the same slot.
+fn varied_cid(env: &Env, vary: fn(u16) -> u16) -> Result<()> {
+    const SQE: u64 = 64;
+    const CID: usize = 2;
+    // One processor uses one queue, and there the first slot.
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    let device = env.open()?;
+    let (result, _) = command(&device);
+    check_eq!(result, Ok(()), "first command");
+    let mut control = env.control()?;
+    let (_, base, entries, tail) = control.submission_queues("hsm")?[0];
+    let last = (tail + entries - 1) % entries;
+    let sqe = control.memory(base + last as u64 * SQE, SQE as usize)?;
+    let cid = vary(u16::from_le_bytes([sqe[CID], sqe[CID + 1]]));
+    control.inject(json!({ "fault": "wrong_cid", "class": "hsm", "count": 1, "cid": cid }))?;
+    let (result, time) = command(&device);
+    check_aborted(result, time)?;
+    check_well(env)
+}
+
+fn earlier_cid(env: &Env) -> Result<()> {
+    varied_cid(env, |cid| cid)
+}
+
+/// The right identifier but for a tag that is beyond all slots.
+fn no_slot(env: &Env) -> Result<()> {
+    varied_cid(env, |cid| cid.wrapping_add(1 << 10) | (1 << 4))
+}
+
+/// Without its interrupt a completion is found a little later.
+fn lost_interrupt(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    for _ in 0..3 {
+        inject(
+            env,
+            json!({ "fault": "drop_interrupt", "class": "hsm", "count": 1 }),
+        )?;
+        let (result, time) = command(&device);
+        check_eq!(result, Ok(()), "command without an interrupt");
+        ensure!(time < TIMEOUT / 2, "it took {time:?}");
+    }
+    Ok(())
+}
+
+/// Less than 6 seconds are not to be had.
+fn timeout_parameter(env: &Env) -> Result<()> {
+    module::unload().context("delete_module")?;
+    module::load_with(&env.module, c"abort_timeout_in_sec=1")?;
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "delay", "class": "hsm", "count": 1, "ms": 4500 }),
+    )?;
+    let (result, _) = command(&device);
+    check_eq!(result, Ok(()), "command that takes 4.5 s");
+    drop(device);
+    env.reload()
 }
 
 fn duplicate(env: &Env) -> Result<()> {

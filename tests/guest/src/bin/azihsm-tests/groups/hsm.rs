@@ -21,6 +21,7 @@ use azihsm_uapi::abi::ext;
 use azihsm_uapi::abi::HsmCmd;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
+use serde_json::json;
 use std::mem::size_of;
 use std::process::Command;
 use zerocopy::FromBytes;
@@ -173,6 +174,8 @@ const ORDER: &[&str] = &[
     "request-length-without-address",
     "response-length-without-address",
     "in-session-without-session",
+    "request-in-kernel-space",
+    "response-in-kernel-space",
 ];
 
 /// Requests the device refuses because of the lengths: of the request, of the
@@ -213,7 +216,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("hsm/response-into-request", in_place),
         Test::new("hsm/response-into-structure", into_structure),
         Test::new("hsm/response-leaves-the-rest-alone", rest),
+        Test::new("hsm/response-of-a-failed-command", failed_response),
         Test::new("hsm/nothing-stale-is-copied-out", nothing_stale),
+        Test::new("hsm/no-traces-in-shared-memory", no_traces),
         Test::new("hsm/response-longer-than-claimed-is-bounded", bounded),
         Test::new("hsm/nonsense-is-answered", nonsense),
         Test::new("hsm/device-status-is-no-failure", device_status),
@@ -588,42 +593,104 @@ fn rest(env: &Env) -> Result<()> {
     scene.check_untouched_from(scene.cmd.output.byte_count as usize)
 }
 
+/// A command that failed has no response, whatever the device says.
+fn failed_response(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let mut control = env.control()?;
+    for fault in [
+        json!({ "fault": "status", "class": "hsm", "count": 1, "status": 7, "execute": true }),
+        json!({ "fault": "cqe_length", "class": "hsm", "count": 1, "length": 50 }),
+    ] {
+        control.inject(fault)?;
+    }
+    let mut scene = HsmScene::get_api_rev()?;
+    check_eq!(scene.send(&device), Ok(0), "ioctl");
+    check_eq!(scene.cmd.output.status, 7, "device status");
+    check_eq!(scene.cmd.output.byte_count, 0, "byte count");
+    scene.check_untouched_from(0)
+}
+
 /// A device that claims more than it wrote must not bring to light what was in
 /// the driver's memory before.
 fn nothing_stale(env: &Env) -> Result<()> {
     let device = env.open()?;
-    // Long requests of one kind leave their traces wherever the driver copies
-    // requests to.
+    let mut whole = HsmScene::get_api_rev()?;
+    whole.send_well(&device)?;
+    let len = whole.cmd.output.byte_count as usize;
+    // Requests and responses that are longer leave their traces wherever the
+    // driver copies them to.
     let secret = b"SECRETSECRETSECRET!!";
     for _ in 0..40 {
         let mut scene = HsmScene::new(Flow::None, &secret.repeat(150))?;
         check_eq!(scene.send(&device), Ok(0), "ioctl");
+        let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
+        scene.send_well(&device)?;
+        let count = scene.cmd.output.byte_count as usize;
+        ensure!(count > len, "a response of {count} bytes is no longer");
+        let session = hsm::session_of(&Response::decode(&scene.response())?)?;
+        hsm::close_session(&device, session.id)?;
     }
     let mut control = env.control()?;
     for _ in 0..40 {
-        let fault = serde_json::json!({
+        control.inject(json!({
             "fault": "cqe_length", "class": "hsm", "count": 1, "length": 8192,
-        });
-        control.inject(fault)?;
+        }))?;
         let mut scene = HsmScene::get_api_rev()?;
         check_eq!(scene.send(&device), Ok(0), "ioctl");
         let response = scene.response();
+        check_eq!(response.len(), 8192, "byte count");
+        check_revisions(&response[..len])?;
+        let stale = response[len..].iter().position(|&byte| byte != 0);
         ensure!(
-            !response.windows(6).any(|part| part == b"SECRET"),
-            "bytes of another request were copied out"
+            stale.is_none(),
+            "byte {} of another command was copied out",
+            len + stale.unwrap_or(0)
         );
-        let written = response
-            .iter()
-            .rposition(|&byte| byte != 0 && byte != STALE);
-        ensure!(written.unwrap_or(0) < 200, "stale bytes were copied out");
     }
     Ok(())
+}
+
+/// Makes sure that the memory of HSM commands that have ended does not hold
+/// `pattern`.
+pub fn check_no_traces(env: &Env, pattern: &[u8]) -> Result<()> {
+    const SQE: usize = 64;
+    const PAGES: [usize; 4] = [8, 16, 28, 36];
+    let mut control = env.control()?;
+    let mut looked_at = 0;
+    for (queue, base, entries, _) in control.submission_queues("hsm")? {
+        let ring = control.memory(base, entries * SQE)?;
+        for sqe in ring.chunks(SQE) {
+            for at in PAGES {
+                let page = u64::from_le_bytes(sqe[at..at + 8].try_into()?);
+                if page != 0 {
+                    looked_at += 1;
+                    ensure!(
+                        !control.memory_holds(page, PAGE, pattern)?,
+                        "queue {queue}: a command left its traces"
+                    );
+                }
+            }
+        }
+    }
+    ensure!(looked_at > 0, "no memory was looked at");
+    Ok(())
+}
+
+/// The memory that the device can reach forgets what it was used for.
+fn no_traces(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let secret = b"What nobody needs to know any more.";
+    for count in [1, 50, 100] {
+        let mut scene = HsmScene::new(Flow::None, &secret.repeat(count))?;
+        check_eq!(scene.send(&device), Ok(0), "ioctl");
+    }
+    check_no_traces(env, secret)
 }
 
 fn bounded(env: &Env) -> Result<()> {
     let device = env.open()?;
     for length in [8193, 65535] {
-        env.control()?.inject(serde_json::json!({
+        env.control()?.inject(json!({
             "fault": "cqe_length", "class": "hsm", "count": 1, "length": length,
         }))?;
         let mut scene = HsmScene::get_api_rev()?;
@@ -651,7 +718,7 @@ fn nonsense(env: &Env) -> Result<()> {
 fn device_status(env: &Env) -> Result<()> {
     let device = env.open()?;
     for status in [1, 0x7ff] {
-        env.control()?.inject(serde_json::json!({
+        env.control()?.inject(json!({
             "fault": "status", "class": "hsm", "count": 1, "status": status,
         }))?;
         let mut scene = HsmScene::get_api_rev()?;

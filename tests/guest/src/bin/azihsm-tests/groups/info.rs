@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("info/identity-is-that-of-the-device", identity),
         Test::new("info/identity-fills-its-fields", whole_fields),
         Test::new("info/identity-that-is-no-text-is-made-text", not_ascii),
+        Test::new("info/controller-of-a-virtual-function", controller),
         Test::new("info/driver-revision", driver_revision),
         Test::new("info/strings-are-text-filled-with-nul", strings),
         Test::new("info/model-and-reserved-are-zero", zeros),
@@ -124,6 +125,19 @@ fn not_ascii(env: &Env) -> Result<()> {
     check_eq!(info.firmware, "??!", "firmware");
     env.control()?.clear_faults()?;
     env.reload()
+}
+
+/// The device as another function.
+fn controller(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    let mut control = env.control()?;
+    for number in [5, 0] {
+        pci::unbind(&address)?;
+        control.set("controller", &json!(number))?;
+        pci::bind(&address)?;
+        check_eq!(env.open()?.info()?.controller, number, "controller");
+    }
+    Ok(())
 }
 
 fn driver_revision(env: &Env) -> Result<()> {
@@ -233,9 +247,13 @@ fn cut_off(env: &Env) -> Result<()> {
     let memory = Memory::new(1)?;
     for missing in [2, SIZE - 4] {
         let len = SIZE - missing;
-        memory.write(memory.size() - len, &(SIZE as u32).to_le_bytes());
+        let at = memory.size() - len;
+        memory.fill(at, len, STALE);
+        memory.write(at, &(SIZE as u32).to_le_bytes());
         let result = sys::submit_at(env.open()?, abi::IOC_DEV_INFO, memory.address_of_last(len));
         check_eq!(result, Err(Errno::FAULT), "ioctl without {missing} bytes");
+        let rest = memory.read(at + 4, len - 4);
+        ensure!(rest.iter().all(|&byte| byte == STALE), "written to");
     }
     Ok(())
 }

@@ -5,15 +5,20 @@
 use crate::check_eq;
 use crate::runner::Env;
 use crate::runner::Test;
+use crate::scene::AesScene;
+use crate::scene::HsmScene;
 use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
+use azihsm_guest::hsm::Session;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Child;
 use azihsm_mbor::Operation;
 use azihsm_uapi::Device;
+use azihsm_uapi::Flow;
 use nix::sys::signal::SigEvent;
 use nix::sys::signal::SigevNotify;
 use nix::sys::signal::Signal;
@@ -22,6 +27,9 @@ use nix::sys::timer::Expiration;
 use nix::sys::timer::Timer;
 use nix::sys::timer::TimerSetTimeFlags;
 use nix::time::ClockId;
+use nix::unistd::pipe;
+use nix::unistd::read;
+use nix::unistd::write;
 use serde_json::json;
 use std::sync::Barrier;
 use std::thread;
@@ -63,6 +71,18 @@ pub fn tests() -> Vec<Test> {
             killed_opening,
         )
         .takes(2),
+        Test::new(
+            "load/killed-while-closing-leaves-no-session",
+            killed_closing,
+        )
+        .takes(2),
+        Test::new(
+            "load/killed-in-session-is-flushed-afterwards",
+            killed_in_session,
+        )
+        .takes(3),
+        Test::new("load/killed-with-large-aes-data-in-flight", killed_large).takes(3),
+        Test::new("load/killed-leave-no-traces", killed_traces).takes(2),
         Test::new("load/killed-threads-leave-no-session", killed_threads)
             .takes(3)
             .seconds(120),
@@ -348,6 +368,100 @@ fn killed_opening(env: &Env) -> Result<()> {
     check_no_session_soon(env)
 }
 
+/// Has a process open a session and do `last`, for which it gets a GCM key and
+/// of which the device gets a command of class `class` that takes `ms`; and kills
+/// it then.
+fn kill_during(
+    env: &Env,
+    class: &str,
+    ms: u64,
+    last: impl FnOnce(&Device, Session, u32) -> Result<()>,
+) -> Result<()> {
+    // Only this process talks to the virtual device.
+    let (from_child, to_parent) = pipe()?;
+    let (from_parent, to_child) = pipe()?;
+    let child = Child::run(|| {
+        let begin = || -> Result<()> {
+            let device = env.open()?;
+            let session = hsm::open_session(&device)?;
+            let [low, high] = session.id.to_le_bytes();
+            write(&to_parent, &[low, high, session.app])?;
+            let mut key = [0; 4];
+            check_eq!(read(&from_parent, &mut key)?, 4, "bytes from the parent");
+            last(&device, session, u32::from_le_bytes(key))
+        };
+        i32::from(begin().is_err())
+    })?;
+    drop(to_parent);
+    let mut session = [0; 3];
+    check_eq!(read(&from_child, &mut session)?, 3, "bytes from the child");
+    let session = Session {
+        id: u16::from_le_bytes([session[0], session[1]]),
+        app: session[2],
+    };
+    let mut control = env.control()?;
+    let key = control.load_key(KeyKind::Gcm, &[7; 32], session)?;
+    control.inject(json!({ "fault": "delay", "class": class, "count": 1, "ms": ms }))?;
+    write(&to_child, &key.to_le_bytes())?;
+    let start = Instant::now();
+    while control.ask(&json!({ "cmd": "faults" }))?["faults"][0]["hits"] != 1 {
+        ensure!(start.elapsed() < LONG, "the command does not come");
+    }
+    check_gone_soon(child)
+}
+
+/// The device does not close the session, but nobody is told.
+fn killed_closing(env: &Env) -> Result<()> {
+    kill_during(env, "hsm", 1500, |device, session, _| {
+        let request = hsm::plain(hsm::IN_SESSION, Some(session.id));
+        hsm::exchange(device, Flow::Close(session.id), &request)?;
+        Ok(())
+    })?;
+    check_eq!(env.control()?.sessions()?.len(), 1, "sessions meanwhile");
+    check_no_session_soon(env)
+}
+
+/// A session ends when the last command in it has.
+fn killed_in_session(env: &Env) -> Result<()> {
+    kill_during(env, "hsm", 2000, |device, session, _| {
+        hsm::use_session(device, session.id)
+    })?;
+    thread::sleep(Duration::from_millis(500));
+    check_eq!(env.control()?.sessions()?.len(), 1, "sessions meanwhile");
+    check_no_session_soon(env)
+}
+
+/// What the device accesses in place stays its own until it is done, even if
+/// whoever it belonged to is gone.
+fn killed_large(env: &Env) -> Result<()> {
+    const LEN: usize = 1 << 18;
+    kill_during(env, "aes", 2000, |device, session, key| {
+        AesScene::gcm(session, key, &vec![1; LEN])?.send_well(device)
+    })?;
+    let written = || -> Result<u64> {
+        let counters = env.control()?.counters()?;
+        counters["dma_write_bytes"].as_u64().context("no counters")
+    };
+    let before = written()?;
+    check_eq!(env.control()?.sessions()?.len(), 1, "sessions meanwhile");
+    check_no_session_soon(env)?;
+    let count = written()? - before;
+    ensure!(count >= LEN as u64, "the device wrote {count} bytes");
+    Ok(())
+}
+
+fn killed_traces(env: &Env) -> Result<()> {
+    let secret = b"What nobody needs to know any more.";
+    kill_during(env, "hsm", 1000, |device, _, _| {
+        let mut scene = HsmScene::new(Flow::None, &secret.repeat(100))?;
+        scene.send(device)?;
+        Ok(())
+    })?;
+    check_no_session_soon(env)?;
+    thread::sleep(Duration::from_millis(1500));
+    super::hsm::check_no_traces(env, secret)
+}
+
 /// Makes sure that the device has no session left, some time after whoever
 /// opened them was killed.
 pub fn check_no_session_soon(env: &Env) -> Result<()> {
@@ -375,7 +489,7 @@ fn killed_threads(env: &Env) -> Result<()> {
                     let session = hsm::open_session(&device)?;
                     hsm::use_session(&device, session.id)?;
                     let request = hsm::plain(Operation::CLOSE_SESSION, Some(session.id));
-                    let flow = azihsm_uapi::Flow::Close(session.id);
+                    let flow = Flow::Close(session.id);
                     hsm::exchange(&device, flow, &request)?;
                 }
             });

@@ -4,10 +4,13 @@
 use crate::check_eq;
 use crate::runner::Env;
 use crate::runner::Test;
+use crate::scene::AesScene;
+use crate::scene::HsmScene;
 use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
 use azihsm_guest::pci;
 use azihsm_guest::sys;
@@ -28,8 +31,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 use zerocopy::FromZeros;
 use zerocopy::IntoBytes;
+
+/// How long a command may take before the driver gives it up.
+const TIMEOUT: Duration = Duration::from_secs(6);
 
 const KINDS: [ResetKind; 2] = [ResetKind::Subsystem, ResetKind::Controller];
 
@@ -45,12 +52,32 @@ pub fn tests() -> Vec<Test> {
         Test::new("reset/session-can-be-closed-afterwards", close_afterwards),
         Test::new("reset/flushes-at-close-afterwards", flush_afterwards),
         Test::new("reset/ends-commands-under-way", ends_commands),
+        Test::new("reset/ends-aes-commands-under-way", ends_aes_commands),
+        Test::new("reset/refuses-commands-that-wait-for-room", |env: &Env| {
+            refuses_waiting(env, Class::Hsm)
+        })
+        .takes(2),
+        Test::new(
+            "reset/refuses-aes-commands-that-wait-for-room",
+            |env: &Env| refuses_waiting(env, Class::Aes),
+        )
+        .takes(2),
+        Test::new("reset/everything-meanwhile", meanwhile).takes(3),
+        Test::new("reset/type-says-how", kinds),
         Test::new("reset/ended-open-leaves-no-session", ended_open),
+        Test::new("reset/ended-close-empties-the-place", ended_close),
         Test::new("reset/fifty-under-load", under_load),
         Test::new("reset/two-at-once-both-happen", two_at_once),
         Test::new("reset/failure-is-said-and-rebinding-helps", failure)
             .may_warn(&["controller does not become ready", "cannot be reset"])
             .spoils(),
+        Test::new("reset/that-waits-for-one-that-fails", waits_for_failure)
+            .may_warn(&["controller does not become ready"])
+            .spoils(),
+        Test::new("reset/gives-up-waiting-for-another", gives_up)
+            .takes(70)
+            .seconds(150)
+            .long(),
     ]
 }
 
@@ -243,12 +270,15 @@ fn ends_commands(env: &Env) -> Result<()> {
                 device.hsm_command(Flow::None, &hsm::get_api_rev(), &mut response)
             });
             wait_for_hit(env)?;
+            let start = Instant::now();
             other.reset(kind)?;
             let Err(error) = waiter.join().expect("no panic") else {
                 bail!("a command survived {kind:?}");
             };
             check_eq!(error.errno, Errno::AGAIN, "errno");
             check_eq!(error.ext, ext::ABORTED, "extended status");
+            let time = start.elapsed();
+            ensure!(time < TIMEOUT / 2, "it ended after {time:?}");
             Ok(())
         })?;
         env.control()?.clear_faults()?;
@@ -257,9 +287,158 @@ fn ends_commands(env: &Env) -> Result<()> {
     Ok(())
 }
 
+/// Those whose data was copied, and those whose data is accessed in place.
+fn ends_aes_commands(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let other = env.open()?;
+    let session = hsm::open_session(&device)?;
+    for (kind, len) in KINDS.into_iter().zip([64, 1 << 18]) {
+        let key = env.control()?.load_key(KeyKind::Gcm, &[7; 32], session)?;
+        env.control()?
+            .inject(json!({"fault": "drop_completion", "class": "aes", "count": 1}))?;
+        thread::scope(|scope| -> Result<()> {
+            let waiter = scope.spawn(|| {
+                let mut scene = AesScene::gcm(session, key, &vec![1; len])?;
+                scene.send_badly(&device, Errno::AGAIN, ext::ABORTED)
+            });
+            wait_for_hit(env)?;
+            let start = Instant::now();
+            other.reset(kind)?;
+            waiter.join().expect("no panic")?;
+            let time = start.elapsed();
+            ensure!(time < TIMEOUT / 2, "it ended after {time:?}");
+            Ok(())
+        })?;
+        env.control()?.clear_faults()?;
+        let request = hsm::plain(Operation::REOPEN_SESSION, Some(session.id));
+        hsm::exchange(&device, Flow::InSession(session.id), &request)?;
+        let key = env.control()?.load_key(KeyKind::Gcm, &[7; 32], session)?;
+        AesScene::gcm(session, key, &vec![1; len])?.send_well(&device)?;
+    }
+    Ok(())
+}
+
+/// Which commands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Class {
+    Hsm,
+    Aes,
+}
+
+/// More commands than there is room for: those that the device has are aborted,
+/// the others have not been sent.
+fn refuses_waiting(env: &Env, class: Class) -> Result<()> {
+    const MORE: usize = 4;
+    let name = match class {
+        Class::Hsm => "hsm",
+        Class::Aes => "aes",
+    };
+    let mut control = env.control()?;
+    let queues = control.submission_queues(name)?;
+    let room: usize = queues.iter().map(|(_, _, entries, _)| entries - 1).sum();
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let key = control.load_key(KeyKind::Gcm, &[7; 32], session)?;
+    control.inject(json!({"fault": "drop_command", "class": name}))?;
+    let before = control.counters()?["commands"][name].as_u64();
+    let before = before.context("no counters")?;
+    let codes = thread::scope(|scope| -> Result<Vec<u32>> {
+        let (device, other) = (&device, env.open()?);
+        let waiters: Vec<_> = (0..room + MORE)
+            .map(|_| {
+                scope.spawn(move || -> Result<(Option<Errno>, u32)> {
+                    if class == Class::Hsm {
+                        let mut scene = HsmScene::get_api_rev()?;
+                        return Ok((scene.send(device).err(), scene.cmd.output.ext));
+                    }
+                    let mut scene = AesScene::gcm(session, key, &[1; 64])?;
+                    Ok((scene.send(device).err(), scene.cmd.output.ext))
+                })
+            })
+            .collect();
+        let start = Instant::now();
+        while control.counters()?["commands"][name].as_u64() < Some(before + room as u64) {
+            ensure!(start.elapsed() < TIMEOUT / 2, "the queues do not fill up");
+        }
+        // Until the others wait.
+        thread::sleep(Duration::from_millis(300));
+        control.clear_faults()?;
+        // Slowly, so that none of them is sent afterwards.
+        control.inject(json!({"fault": "slow_enable", "ms": 1500, "count": 1}))?;
+        other.reset(ResetKind::Controller)?;
+        waiters
+            .into_iter()
+            .map(|waiter| {
+                let (errno, code) = waiter.join().expect("no panic")?;
+                check_eq!(errno, Some(Errno::AGAIN), "errno");
+                Ok(code)
+            })
+            .collect()
+    })?;
+    let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
+    check_eq!(count(ext::ABORTED), room, "aborted commands");
+    check_eq!(count(ext::RECOVERING), MORE, "commands that were not sent");
+    Ok(())
+}
+
+/// What the ioctls answer while the device is being reset.
+fn meanwhile(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let other = env.open()?;
+    let before = device.info()?.entropy;
+    env.control()?
+        .inject(json!({"fault": "slow_enable", "ms": 2500, "count": 1}))?;
+    thread::scope(|scope| -> Result<()> {
+        let reset = scope.spawn(|| other.reset(ResetKind::Controller));
+        thread::sleep(Duration::from_millis(800));
+        // Whether the command is right or wrong in itself.
+        for opcode in [abi::HSM_OP_MBOR, 1] {
+            let mut scene = HsmScene::get_api_rev()?;
+            scene.cmd.input.opcode = opcode;
+            scene.send_badly(&device, Errno::AGAIN, ext::RECOVERING)?;
+        }
+        for op in [abi::AES_ENCRYPT, 2] {
+            let mut scene = AesScene::gcm(session, 0, &[1; 64])?;
+            scene.cmd.input.op = op;
+            scene.send_badly(&device, Errno::AGAIN, ext::RECOVERING)?;
+        }
+        check_eq!(device.info()?.entropy, before, "entropy meanwhile");
+        check_eq!(env.open()?.info()?.entropy, before, "entropy meanwhile");
+        ensure!(!reset.is_finished(), "the reset was not slow");
+        reset.join().expect("no panic")?;
+        Ok(())
+    })?;
+    ensure!(device.info()?.entropy != before, "the same entropy");
+    hsm::api_revisions(&device)?;
+    Ok(())
+}
+
+/// One through the subsystem's register, one by disabling the controller.
+fn kinds(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let counts = || -> Result<(u64, u64)> {
+        let counters = env.control()?.counters()?;
+        let count = |name: &str| counters[name].as_u64().context("no counter");
+        Ok((count("subsystem_resets")?, count("disables")?))
+    };
+    let (resets, disables) = counts()?;
+    device.reset(ResetKind::Subsystem)?;
+    check_eq!(counts()?, (resets + 1, disables), "after a type 1");
+    device.reset(ResetKind::Controller)?;
+    check_eq!(counts()?, (resets + 1, disables + 1), "after a type 2");
+    Ok(())
+}
+
 fn ended_open(env: &Env) -> Result<()> {
     let device = env.open()?;
     let other = env.open()?;
+    // Somebody had the session before, but has it no more.
+    let last = hsm::open_session(&device)?;
+    hsm::close_session(&device, last.id)?;
+    let last = env.open()?;
+    hsm::open_session(&last)?;
+    drop(last);
     // The session is opened, but nobody learns of it.
     env.control()?
         .inject(json!({"fault": "drop_completion", "class": "hsm", "count": 1}))?;
@@ -273,6 +452,35 @@ fn ended_open(env: &Env) -> Result<()> {
     env.control()?.clear_faults()?;
     check_eq!(env.control()?.sessions()?, Vec::<u64>::new(), "sessions");
     hsm::open_session(&device).context("the place is not empty")?;
+    Ok(())
+}
+
+/// The session may be closed, and its number somebody else's.
+fn ended_close(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let other = env.open()?;
+    let session = hsm::open_session(&device)?;
+    // Whether the device closed it or not.
+    for fault in ["drop_completion", "drop_command"] {
+        env.control()?
+            .inject(json!({"fault": fault, "class": "hsm", "count": 1}))?;
+        thread::scope(|scope| -> Result<()> {
+            let waiter = scope.spawn(|| {
+                let request = hsm::plain(Operation::CLOSE_SESSION, Some(session.id));
+                let mut scene = HsmScene::new(Flow::Close(session.id), &request)?;
+                scene.send_badly(&device, Errno::AGAIN, ext::ABORTED)
+            });
+            wait_for_hit(env)?;
+            other.reset(ResetKind::Controller)?;
+            waiter.join().expect("no panic")
+        })?;
+        env.control()?.clear_faults()?;
+        check_eq!(env.control()?.sessions()?, Vec::<u64>::new(), "sessions");
+        let mut scene = HsmScene::new(Flow::InSession(session.id), &hsm::get_api_rev())?;
+        scene.send_badly(&device, Errno::INVAL, ext::HSM_NO_SESSION)?;
+        let again = hsm::open_session(&device).context("the place is not empty")?;
+        check_eq!(again.id, session.id, "number of the session");
+    }
     Ok(())
 }
 
@@ -332,6 +540,9 @@ fn two_at_once(env: &Env) -> Result<()> {
         counters["subsystem_resets"].as_u64().context("no counter")
     };
     let before = resets(env)?;
+    // So that the second one finds the first.
+    env.control()?
+        .inject(json!({"fault": "slow_enable", "ms": 700, "count": 2}))?;
     thread::scope(|scope| -> Result<()> {
         let both: Vec<_> = devices
             .iter()
@@ -346,10 +557,28 @@ fn two_at_once(env: &Env) -> Result<()> {
     Ok(())
 }
 
+/// Has every attempt to start the device fail, after a second.
+fn break_device(env: &Env) -> Result<()> {
+    env.control()?.set("cap_to", &json!(1))?;
+    env.control()?.inject(json!({"fault": "stuck_enable"}))
+}
+
+/// Repairs it, and binds the driver anew.
+fn repair_device(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    pci::unbind(&address)?;
+    env.control()?.clear_faults()?;
+    env.control()?.set("cap_to", &json!(20))?;
+    pci::bind(&address)?;
+    hsm::api_revisions(&env.open()?).context("command after rebinding")?;
+    Ok(())
+}
+
 fn failure(env: &Env) -> Result<()> {
     let device = env.open()?;
-    env.control()?.set("cap_to", &json!(1))?;
-    env.control()?.inject(json!({"fault": "stuck_enable"}))?;
+    let session = hsm::open_session(&device)?;
+    let before = device.info()?.entropy;
+    break_device(env)?;
     let mut reset = request(abi::RESET_CONTROLLER);
     check_eq!(
         sys::submit(&device, abi::IOC_RESET, &mut reset),
@@ -358,26 +587,72 @@ fn failure(env: &Env) -> Result<()> {
     );
     check_eq!(reset.status, abi::RESET_FAILED, "status");
 
-    let mut response = [0; 4096];
-    let Err(error) = device.hsm_command(Flow::None, &hsm::get_api_rev(), &mut response) else {
-        bail!("a dead device took a command");
-    };
-    check_eq!(error.errno, Errno::AGAIN, "errno");
-    check_eq!(error.ext, ext::HSM_NOT_READY, "extended status");
-    device.info().context("device info of a dead device")?;
-    check_eq!(
-        sys::submit(&device, abi::IOC_RESET, &mut reset),
-        Err(Errno::INVAL),
-        "reset of a dead device"
-    );
-    check_eq!(reset.status, abi::RESET_BAD_STATE, "status");
+    // Whether the command is right or wrong in itself.
+    for opcode in [abi::HSM_OP_MBOR, 1] {
+        let mut scene = HsmScene::get_api_rev()?;
+        scene.cmd.input.opcode = opcode;
+        scene.send_badly(&device, Errno::AGAIN, ext::HSM_NOT_READY)?;
+    }
+    for op in [abi::AES_ENCRYPT, 2] {
+        let mut scene = AesScene::gcm(session, 0, &[1; 64])?;
+        scene.cmd.input.op = op;
+        scene.send_badly(&device, Errno::AGAIN, ext::AES_DEVICE)?;
+    }
+    check_eq!(device.info()?.entropy, before, "entropy of a dead device");
+    check_eq!(env.open()?.info()?.entropy, before, "the same");
+    for kind in [abi::RESET_SUBSYSTEM, abi::RESET_CONTROLLER, 7] {
+        let mut reset = request(kind);
+        check_eq!(
+            sys::submit(&device, abi::IOC_RESET, &mut reset),
+            Err(Errno::INVAL),
+            "reset of a dead device, type {kind}"
+        );
+        check_eq!(reset.status, abi::RESET_BAD_STATE, "status");
+    }
+    repair_device(env)
+}
 
-    let address = env.address()?;
-    drop(device);
-    pci::unbind(&address)?;
-    env.control()?.clear_faults()?;
+/// The second of two resets comes to do its own when the device is dead.
+fn waits_for_failure(env: &Env) -> Result<()> {
+    let devices = [env.open()?, env.open()?];
+    break_device(env)?;
+    let results = thread::scope(|scope| {
+        let both = devices.each_ref().map(|device| {
+            let reset = scope.spawn(move || {
+                let mut reset = request(abi::RESET_CONTROLLER);
+                let result = sys::submit(device, abi::IOC_RESET, &mut reset);
+                (result, reset.status)
+            });
+            thread::sleep(Duration::from_millis(200));
+            reset
+        });
+        both.map(|reset| reset.join().expect("no panic"))
+    });
+    let expected = [
+        (Err(Errno::IO), abi::RESET_FAILED),
+        (Err(Errno::INVAL), abi::RESET_BAD_STATE),
+    ];
+    check_eq!(results, expected, "results and statuses");
+    drop(devices);
+    repair_device(env)
+}
+
+/// A reset that takes longer than another is ready to wait for it.
+fn gives_up(env: &Env) -> Result<()> {
+    let devices = [env.open()?, env.open()?];
+    env.control()?.set("cap_to", &json!(200))?;
+    env.control()?
+        .inject(json!({"fault": "slow_enable", "ms": 64_000, "count": 1}))?;
+    let result = thread::scope(|scope| -> Result<()> {
+        let slow = scope.spawn(|| devices[0].reset(ResetKind::Controller));
+        thread::sleep(Duration::from_millis(500));
+        let mut reset = request(abi::RESET_CONTROLLER);
+        let result = sys::submit(&devices[1], abi::IOC_RESET, &mut reset);
+        check_eq!(result, Err(Errno::INVAL), "reset during another");
+        check_eq!(reset.status, abi::RESET_BUSY, "status");
+        slow.join().expect("no panic")?;
+        Ok(())
+    });
     env.control()?.set("cap_to", &json!(20))?;
-    pci::bind(&address)?;
-    hsm::api_revisions(&env.open()?).context("command after rebinding")?;
-    Ok(())
+    result
 }

@@ -4,11 +4,13 @@
 use crate::check_eq;
 use crate::runner::Env;
 use crate::runner::Test;
+use crate::scene::AesScene;
 use crate::scene::HsmScene;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::control::Control;
+use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Child;
@@ -60,7 +62,29 @@ pub fn tests() -> Vec<Test> {
             "session/open-answered-with-another-flow-is-no-session",
             open_other_flow,
         ),
+        Test::new(
+            "session/open-of-a-failed-command-is-no-session",
+            open_with_status,
+        ),
+        Test::new(
+            "session/open-that-was-not-sent-leaves-the-place-empty",
+            open_not_sent,
+        ),
         Test::new("session/refused-close-keeps-the-session", refused_close),
+        Test::new(
+            "session/close-answered-with-another-flow-keeps-the-session",
+            close_other_flow,
+        ),
+        Test::new(
+            "session/close-that-was-not-sent-keeps-the-session",
+            close_not_sent,
+        ),
+        Test::new(
+            "session/answers-in-session-change-nothing",
+            in_session_answers,
+        ),
+        Test::new("session/answers-outside-change-nothing", outside_answers),
+        Test::new("session/close-waits-for-commands-under-way", close_waits).takes(4),
         Test::new(
             "session/close-of-another-id-keeps-the-session",
             close_other_id,
@@ -341,6 +365,96 @@ fn open_other_flow(env: &Env) -> Result<()> {
     )?;
     hsm::open_session(&device)?;
     Ok(())
+}
+
+/// Without a session there is none, whatever else the answer says.
+fn open_with_status(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let mut control = env.control()?;
+    control.inject(json!({ "fault": "status", "class": "hsm", "count": 1, "status": 7 }))?;
+    // Flow open, ID and application valid.
+    control.inject(json!({
+        "fault": "cqe_session", "class": "hsm", "count": 1, "flags": 0xd, "session": 2, "app_id": 1,
+    }))?;
+    let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
+    check_eq!(scene.send(&device), Ok(0), "ioctl");
+    check_eq!(scene.cmd.output.status, 7, "device status");
+    check_error(
+        send(&device, Flow::InSession(2)),
+        Errno::INVAL,
+        ext::HSM_NO_SESSION,
+    )?;
+    hsm::open_session(&device)?;
+    Ok(())
+}
+
+/// A request that cannot be read does not reach the device.
+fn open_not_sent(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
+    scene.cmd.input.src = sys::UNMAPPED;
+    scene.send_badly(&device, Errno::INVAL, ext::HSM_SRC)?;
+    hsm::open_session(&device)?;
+    Ok(())
+}
+
+fn close_not_sent(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let request = hsm::plain(Operation::CLOSE_SESSION, Some(session.id));
+    let mut scene = HsmScene::new(Flow::Close(session.id), &request)?;
+    scene.cmd.input.src = sys::UNMAPPED;
+    scene.send_badly(&device, Errno::INVAL, ext::HSM_SRC)?;
+    hsm::use_session(&device, session.id)?;
+    hsm::close_session(&device, session.id)
+}
+
+fn close_other_flow(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    // Closed, with the right ID, but in session.
+    env.control()?.inject(json!({
+        "fault": "cqe_session", "class": "hsm", "count": 1, "flags": 0x17, "session": session.id,
+    }))?;
+    let request = hsm::plain(hsm::IN_SESSION, Some(session.id));
+    hsm::exchange(&device, Flow::Close(session.id), &request)?;
+    hsm::use_session(&device, session.id)
+}
+
+/// A command in the session does not end it, whatever comes back.
+fn in_session_answers(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    // Closed; another one opened.
+    for (flags, id) in [(0x16, session.id), (0xd, session.id + 1)] {
+        env.control()?.inject(json!({
+            "fault": "cqe_session", "class": "hsm", "count": 1, "flags": flags, "session": id,
+        }))?;
+        hsm::use_session(&device, session.id)?;
+        hsm::use_session(&device, session.id)?;
+    }
+    Ok(())
+}
+
+/// Nor does a command outside of it begin or end one.
+fn outside_answers(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    let answer = |flags: u8, id: u16| {
+        env.control()?.inject(json!({
+            "fault": "cqe_session", "class": "hsm", "count": 1, "flags": flags, "session": id,
+        }))
+    };
+    answer(0xd, 2)?;
+    hsm::api_revisions(&device)?;
+    check_error(
+        send(&device, Flow::InSession(2)),
+        Errno::INVAL,
+        ext::HSM_NO_SESSION,
+    )?;
+    let session = hsm::open_session(&device)?;
+    answer(0x16, session.id)?;
+    hsm::api_revisions(&device)?;
+    hsm::use_session(&device, session.id)
 }
 
 /// The device refuses a request that is none for closing a session.
@@ -629,5 +743,46 @@ fn side_by_side(env: &Env) -> Result<()> {
         time < slow * 2,
         "one command waited for the other: {time:?}"
     );
+    Ok(())
+}
+
+/// What a close has to wait for.
+#[derive(Clone, Copy, Debug)]
+enum Slow {
+    Hsm,
+    Aes,
+}
+
+/// A close waits for slow commands in the session, and lets no others in.
+fn close_waits(env: &Env) -> Result<()> {
+    let slow = Duration::from_millis(1500);
+    for (kind, class) in [(Slow::Hsm, "hsm"), (Slow::Aes, "aes")] {
+        let device = env.open()?;
+        let session = hsm::open_session(&device)?;
+        let key = env.control()?.load_key(KeyKind::Gcm, &[7; 32], session)?;
+        env.control()?.inject(json!({
+            "fault": "delay", "class": class, "count": 1, "ms": slow.as_millis() as u64,
+        }))?;
+        thread::scope(|scope| -> Result<()> {
+            let user = scope.spawn(|| match kind {
+                Slow::Hsm => hsm::use_session(&device, session.id),
+                Slow::Aes => AesScene::gcm(session, key, &[1; 64])?.send_well(&device),
+            });
+            thread::sleep(Duration::from_millis(300));
+            let start = Instant::now();
+            let closer = scope.spawn(|| hsm::close_session(&device, session.id));
+            thread::sleep(Duration::from_millis(300));
+            let late = send(&device, Flow::InSession(session.id));
+            check_error(late, Errno::INVAL, ext::HSM_NO_SESSION)?;
+            let mut late = AesScene::gcm(session, key, &[1; 64])?;
+            late.send_badly(&device, Errno::INVAL, ext::AES_NO_SESSION)?;
+            ensure!(!closer.is_finished(), "{kind:?}: the close did not wait");
+            closer.join().expect("does not panic")?;
+            let time = start.elapsed();
+            ensure!(time > slow / 2, "{kind:?}: closed after {time:?}");
+            ensure!(time < slow * 2, "{kind:?}: closed only after {time:?}");
+            user.join().expect("does not panic")
+        })?;
+    }
     Ok(())
 }

@@ -9,6 +9,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
+use azihsm_guest::pci;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Child;
 use azihsm_uapi::abi;
@@ -80,6 +81,11 @@ pub fn tests() -> Vec<Test> {
         ),
         Test::new("unknown/owner-survives-exec", exec),
         Test::new("unknown/owner-is-not-whoever-survives-it", survivor),
+        Test::new(
+            "unknown/owner-is-not-a-later-process-of-the-same-number",
+            same_number,
+        ),
+        Test::new("unknown/owner-does-not-matter-once-removed", removed),
     ]);
     tests
 }
@@ -266,5 +272,44 @@ fn survivor(env: &Env) -> Result<()> {
         verdict == [0],
         "the survivor may use the descriptor: {verdict:?}"
     );
+    Ok(())
+}
+
+/// The opener ends, and somebody else gets its number and the descriptor.
+fn same_number(env: &Env) -> Result<()> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    let mut opener = Child::run(|| code(env.open().and_then(|device| send(&theirs, &device))))?;
+    check_eq!(opener.wait(PATIENCE)?, Some(0), "opener");
+    let device = sys::adopt(receive(&ours)?);
+    let number = opener.pid();
+    let mut child = Child::run_as(number, || {
+        let is_same = nix::unistd::getpid() == number;
+        code(check_foreign(&device)) + i32::from(!is_same) * 2
+    })?;
+    check_eq!(child.wait(PATIENCE)?, Some(0), "process of the same number");
+    Ok(())
+}
+
+/// Of two reasons to refuse, the removal is the one that counts.
+fn removed(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    let device = env.open()?;
+    pci::unbind(&address)?;
+    let check = || -> Result<()> {
+        for number in [abi::IOC_HSM_CMD, abi::IOC_DEV_INFO, 0xdead_beef] {
+            let result = sys::submit_at(&device, number, 0);
+            check_eq!(result, Err(Errno::NODEV), "ioctl {number:#x}");
+        }
+        Ok(())
+    };
+    let mut child = Child::run(|| code(check()))?;
+    let verdict = child.wait(PATIENCE)?;
+    pci::bind(&address)?;
+    check_eq!(verdict, Some(0), "child");
     Ok(())
 }
