@@ -31,6 +31,7 @@ help:
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
+	@echo '  make mutants   break the driver in every way, and see a test fail each time: 90 minutes'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
@@ -82,6 +83,10 @@ bench: setup
 .PHONY: fuzz
 fuzz: setup
 	@$(ENTER) tests/run fuzz $(or $(SECONDS),600) $(SEED)
+
+.PHONY: mutants
+mutants: setup
+	@$(ENTER) tests/run mutants
 
 .PHONY: check
 check: setup

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Breaks the driver on purpose, one rule at a time, and makes sure that a test
+//! in a virtual machine fails.
+//!
+//! What is broken, and which tests are to notice, is in `mutants.toml`.
+
+mod list;
+mod rules;
+mod run;
+mod verdict;
+
+use anyhow::bail;
+use anyhow::Result;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use list::List;
+use run::Machine;
+use run::Work;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use verdict::Verdict;
+
+#[derive(Parser)]
+#[command(about = "Breaks the azihsm driver on purpose and makes sure that a test fails")]
+struct Arguments {
+    /// The checkout.
+    #[arg(long, default_value = ".")]
+    source: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Says which rule is broken by what, and which tests are to notice.
+    Table,
+    /// Runs the tests on the driver as it is, and then on all mutants.
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Only mutants whose name contains this; may be given more than once.
+    #[arg(long)]
+    only: Vec<String>,
+    /// How many may be built and run at once.
+    #[arg(long, short, default_value_t = 2)]
+    jobs: usize,
+    /// Directory for what is built, and for logs; keep it short.
+    #[arg(long, default_value = "/tmp/azihsm-mutants")]
+    work: PathBuf,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Prints what each rule has.
+fn table(list: &List) {
+    let mut rules: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for mutant in &list.mutants {
+        let line = format!("{} ({})", mutant.name, mutant.tests.join(", "));
+        rules.entry(&mutant.rule).or_default().push(line);
+    }
+    for without in &list.without {
+        let line = format!("none: {}", without.why);
+        rules.entry(&without.rule).or_default().push(line);
+    }
+    for (rule, lines) in rules {
+        println!("{rule}");
+        for line in lines {
+            println!("    {line}");
+        }
+    }
+}
+
+/// Runs the driver as it is, and then all mutants; returns whether all is well.
+fn run(source: &Path, options: &Run, list: List) -> Result<bool> {
+    let machine = &options.machine;
+    let mutants: Vec<_> = list
+        .mutants
+        .into_iter()
+        .filter(|mutant| {
+            let only = &options.only;
+            only.is_empty() || only.iter().any(|text| mutant.name.contains(text))
+        })
+        .collect();
+    if mutants.is_empty() {
+        bail!("there is no such mutant");
+    }
+    machine.check_names(&mutants)?;
+    let work = Work::new(source, &options.work, machine);
+
+    // Tests that fail anyway prove nothing.
+    let mut sets: BTreeMap<&[String], BTreeSet<&str>> = BTreeMap::new();
+    for mutant in &mutants {
+        let tests = mutant.tests.iter().map(String::as_str);
+        sets.entry(&mutant.options).or_default().extend(tests);
+    }
+    println!("the driver as it is:");
+    let (mut passed, mut failed) = (0, 0);
+    for (options, tests) in sets {
+        let tests: Vec<_> = tests.into_iter().map(str::to_owned).collect();
+        let verdict = work.unchanged(&tests, options)?;
+        let word = if verdict == Verdict::Survived {
+            passed += 1;
+            "ok"
+        } else {
+            failed += 1;
+            "FAILED"
+        };
+        println!(
+            "{word} - options: {:?}, tests: {} | {verdict}",
+            options.join(" "),
+            tests.len()
+        );
+    }
+    if failed == 0 {
+        println!("mutants, with the rule that each breaks and what noticed:");
+        let queue = run::Queue::new(mutants);
+        let (work, queue) = (&work, &queue);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..options.jobs.max(1))
+                .map(|number| scope.spawn(move || work.worker(number, queue)))
+                .collect();
+            for worker in workers {
+                worker.join().expect("does not panic");
+            }
+        });
+        let (caught, missed) = queue.totals();
+        passed += caught;
+        failed += missed;
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(passed > 0 && failed == 0)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = (|| -> Result<bool> {
+        let list = List::read(&arguments.source)?;
+        list.check(&arguments.source)?;
+        match &arguments.action {
+            Action::Table => {
+                table(&list);
+                Ok(true)
+            }
+            Action::Run(options) => run(&arguments.source, options, list),
+        }
+    })();
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("azihsm-mutants: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Building mutants, and running tests on them.
+
+use crate::list::Mutant;
+use crate::verdict::Verdict;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use clap::Args;
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// What of a checkout the module is made of.
+const SOURCES: &[&str] = &["Kbuild", "src"];
+
+/// What the virtual machine is made of.
+#[derive(Args)]
+pub struct Machine {
+    /// Kernel directory that the module is built for.
+    #[arg(long)]
+    kdir: PathBuf,
+    /// Program that runs virtual machines.
+    #[arg(long)]
+    vm: PathBuf,
+    /// Kernel of the guest.
+    #[arg(long)]
+    kernel: PathBuf,
+    /// Program of the virtual device.
+    #[arg(long)]
+    vdev: PathBuf,
+    /// Directory with the guest's programs.
+    #[arg(long)]
+    programs: PathBuf,
+    /// How many machines may run at once; others are built meanwhile.
+    #[arg(long, default_value_t = 2)]
+    machines: usize,
+    /// Most seconds that a machine may run with a mutant.
+    #[arg(long, default_value_t = 180)]
+    timeout: u64,
+}
+
+impl Machine {
+    /// Makes sure that each mutant names tests that exist.
+    pub fn check_names(&self, mutants: &[Mutant]) -> Result<()> {
+        let program = self.programs.join("azihsm-tests");
+        let output = finished(Command::new(&program).args(["--list", "--long", "--devices", "2"]))?;
+        ensure!(output.status.success(), "cannot list the tests");
+        let all = String::from_utf8(output.stdout)?;
+        for mutant in mutants {
+            for part in &mutant.tests {
+                ensure!(
+                    all.lines().any(|name| name.contains(part.as_str())),
+                    "{}: no test is called {part:?}",
+                    mutant.name
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a command and collects what it printed.
+fn finished(command: &mut Command) -> Result<Output> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.output().context(program)
+}
+
+/// Mutants that are waiting to be tried, and what became of the others.
+pub struct Queue {
+    waiting: Mutex<VecDeque<Mutant>>,
+    totals: Mutex<(usize, usize)>,
+}
+
+impl Queue {
+    /// All are waiting.
+    pub fn new(mutants: Vec<Mutant>) -> Self {
+        Self {
+            waiting: Mutex::new(mutants.into()),
+            totals: Mutex::new((0, 0)),
+        }
+    }
+
+    fn next(&self) -> Option<Mutant> {
+        self.waiting.lock().expect("nobody panics").pop_front()
+    }
+
+    /// Prints what became of a mutant, and counts it.
+    fn tell(&self, mutant: &Mutant, verdict: &Verdict, seconds: u64) {
+        let mut totals = self.totals.lock().expect("nobody panics");
+        let word = if verdict.is_caught() {
+            totals.0 += 1;
+            "ok"
+        } else {
+            totals.1 += 1;
+            "NOT CAUGHT"
+        };
+        println!(
+            "{word} - {} | {} | {verdict} | {seconds} s",
+            mutant.name, mutant.rule
+        );
+    }
+
+    /// How many were caught, and how many were not.
+    pub fn totals(&self) -> (usize, usize) {
+        *self.totals.lock().expect("nobody panics")
+    }
+}
+
+/// Where and with what the work is done.
+pub struct Work<'a> {
+    source: &'a Path,
+    dir: &'a Path,
+    machine: &'a Machine,
+    /// Held while a machine runs.
+    turns: Vec<Mutex<()>>,
+}
+
+impl<'a> Work<'a> {
+    /// Work on the checkout `source` in the directory `dir`.
+    pub fn new(source: &'a Path, dir: &'a Path, machine: &'a Machine) -> Self {
+        Self {
+            source,
+            dir,
+            machine,
+            turns: (0..machine.machines.max(1))
+                .map(|_| Mutex::new(()))
+                .collect(),
+        }
+    }
+
+    /// Runs `tests` on the driver as it is.
+    pub fn unchanged(&self, tests: &[String], options: &[String]) -> Result<Verdict> {
+        self.copy(0)?;
+        if let Err(log) = self.build(0)? {
+            return Ok(Verdict::Error(log));
+        }
+        // All tests together take longer than those of one mutant.
+        self.test(
+            0,
+            &format!("unchanged{}", options.join("")),
+            tests,
+            options,
+            10,
+        )
+    }
+
+    /// Tries mutants until there are none left.
+    pub fn worker(&self, number: usize, queue: &Queue) {
+        while let Some(mutant) = queue.next() {
+            let start = Instant::now();
+            let verdict = self
+                .mutant(number, &mutant)
+                .unwrap_or_else(|error| Verdict::Error(format!("{error:#}")));
+            queue.tell(&mutant, &verdict, start.elapsed().as_secs());
+        }
+    }
+
+    fn mutant(&self, number: usize, mutant: &Mutant) -> Result<Verdict> {
+        self.copy(number)?;
+        let path = self.tree(number).join("src").join(&mutant.file);
+        fs::write(&path, mutant.apply(&fs::read_to_string(&path)?)?)?;
+        if let Err(log) = self.build(number)? {
+            return Ok(Verdict::Error(format!("does not compile:\n{log}")));
+        }
+        let test = || self.test(number, &mutant.name, &mutant.tests, &mutant.options, 1);
+        match test()? {
+            // Once more: an emulated machine may die before it has booted.
+            Verdict::Error(_) => test(),
+            verdict => Ok(verdict),
+        }
+    }
+
+    /// The copy of the driver that worker `number` has.
+    fn tree(&self, number: usize) -> PathBuf {
+        self.dir.join(format!("{number}"))
+    }
+
+    fn copy(&self, number: usize) -> Result<()> {
+        let tree = self.tree(number);
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        fs::create_dir_all(&tree)?;
+        for name in SOURCES {
+            let status = Command::new("cp")
+                .arg("-R")
+                .arg(self.source.join(name))
+                .arg(tree.join(name))
+                .status()
+                .context("cp")?;
+            ensure!(status.success(), "cannot copy {name}");
+        }
+        Ok(())
+    }
+
+    /// Builds the module, or returns what the compiler said.
+    fn build(&self, number: usize) -> Result<Result<(), String>> {
+        let tree = fs::canonicalize(self.tree(number))?;
+        let assign = |name: &str, path: &Path| format!("{name}={}", path.display());
+        let output = finished(
+            Command::new("make")
+                .args(["-s", "-C"])
+                .arg(&self.machine.kdir)
+                .arg(assign("M", &tree))
+                .arg(assign("MO", &tree.join("build")))
+                .arg("modules"),
+        )?;
+        if output.status.success() {
+            return Ok(Ok(()));
+        }
+        let log = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = log.lines().collect();
+        let errors = lines.iter().position(|line| line.starts_with("error"));
+        let end = &lines[errors.unwrap_or(0)..];
+        Ok(Err(end.join("\n")))
+    }
+
+    /// Runs `tests` in a machine, for at most `patience` times as long as usual.
+    /// What it printed is kept as the log `name`.
+    fn test(
+        &self,
+        number: usize,
+        name: &str,
+        tests: &[String],
+        options: &[String],
+        patience: u64,
+    ) -> Result<Verdict> {
+        let machine = self.machine;
+        let tree = self.tree(number);
+        let mut command = Command::new(&machine.vm);
+        command.arg("test");
+        let paths = [
+            ("--kernel", &machine.kernel),
+            ("--module", &tree.join("build/azihsm.ko")),
+            ("--vdev", &machine.vdev),
+            ("--programs", &machine.programs),
+            ("--work", &self.dir.join(format!("vm{number}"))),
+        ];
+        for (option, path) in paths {
+            command.arg(option).arg(path);
+        }
+        command
+            .args(["--timeout", &(machine.timeout * patience).to_string()])
+            .args(options);
+        for part in tests {
+            command.args(["--filter", part]);
+        }
+        let turn = self.turns[number % self.turns.len()].lock();
+        let output = finished(&mut command)?;
+        drop(turn);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let logs = self.dir.join("logs");
+        fs::create_dir_all(&logs)?;
+        fs::write(logs.join(format!("{name}.log")), text.as_bytes())?;
+        Ok(match Verdict::of(&text) {
+            Verdict::Error(what) => {
+                let log = String::from_utf8_lossy(&output.stderr);
+                Verdict::Error(format!("{what} {log}"))
+            }
+            verdict => verdict,
+        })
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the output of a virtual machine says about a mutant.
+
+use std::fmt;
+
+/// What became of a mutant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// These tests failed.
+    Tests(Vec<String>),
+    /// No test said so, but this check of the machine failed.
+    Machine(String),
+    /// Nothing failed.
+    Survived,
+    /// Nothing is known.
+    Error(String),
+}
+
+impl Verdict {
+    /// Reads the output of `azihsm-vm test`.
+    pub fn of(output: &str) -> Self {
+        let mut tests = Vec::new();
+        let mut machine = None;
+        let mut ran = 0;
+        let mut complete = false;
+        for line in output.lines() {
+            if let Some((ok, name)) = test(line) {
+                ran += 1;
+                if !ok {
+                    tests.push(name.to_owned());
+                }
+            } else if let Some(check) = line.strip_prefix("not ok - ") {
+                machine.get_or_insert_with(|| check.to_owned());
+            }
+            complete |= is_total(line);
+        }
+        let booted = output.lines().any(|line| line.starts_with("TAP version"));
+        let none = output.lines().any(|line| line == "1..0");
+        match machine {
+            _ if !complete => Self::Error("the machine was not run".to_owned()),
+            _ if !booted => Self::Error("the machine did not boot".to_owned()),
+            _ if none => Self::Error("no test has such a name".to_owned()),
+            _ if !tests.is_empty() => Self::Tests(tests),
+            Some(check) => Self::Machine(check),
+            None if ran == 0 => Self::Error("no test was run".to_owned()),
+            None => Self::Survived,
+        }
+    }
+
+    /// Whether something noticed.
+    pub fn is_caught(&self) -> bool {
+        matches!(self, Self::Tests(_) | Self::Machine(_))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tests(names) if names.len() > 1 => {
+                write!(f, "{} and {} more", names[0], names.len() - 1)
+            }
+            Self::Tests(names) => write!(f, "{}", names.join(", ")),
+            Self::Machine(check) => write!(f, "machine: not so: {check}"),
+            Self::Survived => write!(f, "nothing failed"),
+            Self::Error(what) => write!(f, "{what}"),
+        }
+    }
+}
+
+/// Whether the test that this line is about passed, and its name.
+fn test(line: &str) -> Option<(bool, &str)> {
+    let (ok, rest) = match line.strip_prefix("not ok ") {
+        Some(rest) => (false, rest),
+        None => (true, line.strip_prefix("ok ")?),
+    };
+    let (number, name) = rest.split_once(" - ")?;
+    number.parse::<u32>().ok()?;
+    Some((ok, name))
+}
+
+/// Whether this is the last line of a run: numbers of what passed and failed.
+fn is_total(line: &str) -> bool {
+    line.strip_suffix(" failed")
+        .and_then(|rest| rest.split_once(" passed, "))
+        .is_some_and(|(passed, failed)| {
+            passed.parse::<u32>().is_ok() && failed.parse::<u32>().is_ok()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict;
+
+    const GOOD: &str = "\
+TAP version 14
+1..2
+ok 1 - hsm/one
+ok 2 - hsm/two
+ok - tests: the machine ran to its end
+# tests: 3 passed, 0 failed, 5.5 s to boot, 6.1 s in all
+3 passed, 0 failed
+";
+
+    #[test]
+    fn tests_that_fail_are_named() {
+        assert_eq!(Verdict::of(GOOD), Verdict::Survived);
+        let bad = GOOD.replace("ok 2", "not ok 2");
+        let verdict = Verdict::of(&bad);
+        assert_eq!(verdict, Verdict::Tests(vec!["hsm/two".to_owned()]));
+        assert_eq!(verdict.to_string(), "hsm/two");
+        assert!(verdict.is_caught());
+    }
+
+    #[test]
+    fn a_machine_that_dies_is_told_from_tests_that_fail() {
+        let text = GOOD.replace("ok 2 - hsm/two\n", "");
+        let text = text.replace("ok - tests", "not ok - tests");
+        let verdict = Verdict::of(&text);
+        assert_eq!(
+            verdict,
+            Verdict::Machine("tests: the machine ran to its end".to_owned())
+        );
+        assert!(verdict.is_caught());
+        let both = text.replace("ok 1", "not ok 1");
+        assert_eq!(
+            Verdict::of(&both),
+            Verdict::Tests(vec!["hsm/one".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_machine_that_did_not_run_proves_nothing() {
+        let not_booted = "not ok - tests: the machine ran to its end\n0 passed, 1 failed\n";
+        for text in [
+            "",
+            not_booted,
+            "TAP version 14\n1..0\nnot ok - a: b\n0 passed, 1 failed\n",
+            "TAP version 14\n1..1\nnot ok 1 - hsm/one\n",
+        ] {
+            let verdict = Verdict::of(text);
+            assert!(matches!(verdict, Verdict::Error(_)), "{text}: {verdict}");
+            assert!(!verdict.is_caught());
+        }
+    }
+}
