@@ -158,6 +158,16 @@ impl Control {
         Ok(())
     }
 
+    /// Has what `fault` names go wrong no more.
+    pub fn clear_fault(&mut self, fault: &str) -> Result<()> {
+        let answer = self.ask(&json!({ "cmd": "faults" }))?;
+        let faults = answer["faults"].as_array().context("no faults")?;
+        for found in faults.iter().filter(|found| found["fault"] == fault) {
+            self.ask(&json!({ "cmd": "clear_faults", "id": found["id"] }))?;
+        }
+        Ok(())
+    }
+
     /// What the device counted.
     pub fn counters(&mut self) -> Result<Value> {
         let mut answer = self.ask(&json!({ "cmd": "counters" }))?;
@@ -225,7 +235,10 @@ impl Control {
     /// Turns the device off and on, which ends its sessions, and makes it the
     /// function that it was at first; nothing must be using it.
     pub fn power_cycle(&mut self) -> Result<()> {
-        self.inject(json!({ "fault": "gone", "on": false }))?;
+        for fault in ["gone", "unreachable"] {
+            self.inject(json!({ "fault": fault, "on": false }))?;
+        }
+        self.set("groups", &json!(2))?;
         self.set("cap_to", &json!(20))?;
         self.set("controller", &json!(0))
     }

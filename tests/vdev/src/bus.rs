@@ -30,7 +30,7 @@ impl Bus {
         if self.front.bus_master() {
             return Ok(());
         }
-        let rule = if self.front.stopped_by_host() {
+        let rule = if self.front.cut_off() {
             Rule::DmaAfterStopRequest
         } else {
             Rule::DmaBusMasterOff

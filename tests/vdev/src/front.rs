@@ -69,6 +69,11 @@ struct State {
     gone: bool,
     /// The bus does not reach the device, which works on.
     unreachable: bool,
+    /// What was written to the command register meanwhile.  QEMU keeps a copy of
+    /// it, which interrupts depend on, and the two must be the same again.
+    unreached: Vec<(u64, Vec<u8>)>,
+    /// The host turned bus mastering off meanwhile, as it could do nothing else.
+    cut_off: bool,
     /// The host asked the function to stop and has not enabled it since.
     stopped_by_host: bool,
     /// RDY was set since the host enabled the function.
@@ -83,6 +88,9 @@ impl State {
         self.gone || self.unreachable
     }
 }
+
+/// Where configuration space has the command register.
+const COMMAND: u64 = 4;
 
 /// Events beyond this number are lost.
 const MAX_EVENTS: usize = 1 << 20;
@@ -109,6 +117,8 @@ impl Front {
                 counters: AccessCounters::default(),
                 gone: false,
                 unreachable: false,
+                unreached: Vec::new(),
+                cut_off: false,
                 stopped_by_host: true,
                 was_ready: false,
                 awaited: None,
@@ -143,9 +153,14 @@ impl Front {
     pub fn config_write(&self, offset: u64, data: &[u8]) {
         let mut state = self.lock();
         if state.is_silent() {
+            if (COMMAND..COMMAND + 2).contains(&offset) {
+                state.unreached.push((offset, data.to_vec()));
+            }
             return;
         }
-        if state.config.write(offset, data) == Effect::FunctionReset {
+        let effect = state.config.write(offset, data);
+        state.cut_off &= !state.config.bus_master();
+        if effect == Effect::FunctionReset {
             // Bus mastering ends with the reset, not when it is handled.
             state.config.reset();
             state.stopped_by_host = true;
@@ -281,6 +296,8 @@ impl Front {
     pub fn bus_reset(&self) {
         let mut state = self.lock();
         state.config.reset();
+        state.unreached.clear();
+        state.cut_off = false;
         state.registers.reset();
         state.stopped_by_host = true;
         state.was_ready = false;
@@ -381,6 +398,12 @@ impl Front {
         self.lock().stopped_by_host
     }
 
+    /// Whether the host has cut the device off from memory, in one way or another.
+    pub fn cut_off(&self) -> bool {
+        let state = self.lock();
+        state.stopped_by_host || state.cut_off
+    }
+
     /// Whether the device has disappeared from the bus.
     pub fn gone(&self) -> bool {
         self.lock().gone
@@ -393,7 +416,12 @@ impl Front {
 
     /// Lets the bus not reach the device, or reach it again.
     pub fn set_unreachable(&self, unreachable: bool) {
-        self.lock().unreachable = unreachable;
+        let mut state = self.lock();
+        state.unreachable = unreachable;
+        for (offset, data) in std::mem::take(&mut state.unreached) {
+            state.config.write(offset, &data);
+            state.cut_off = !state.config.bus_master();
+        }
     }
 
     /// Whether accesses have no effect, and reads see ones.

@@ -174,14 +174,40 @@ impl Counted {
     }
 }
 
+/// A descriptor with the session that it has, which may be another one after the
+/// device has lost all.
+struct Place {
+    device: Device,
+    session: Mutex<Session>,
+}
+
+impl Place {
+    fn new(device: Device, session: Session) -> Arc<Self> {
+        let session = Mutex::new(session);
+        Arc::new(Self { device, session })
+    }
+
+    fn session(&self) -> Session {
+        *self.session.lock().expect("nobody panics")
+    }
+
+    /// Opens another session, unless somebody else did so.
+    fn reopen(&self) -> Result<Outcome> {
+        let mut place = self.session.lock().expect("nobody panics");
+        let (outcome, session) = stamp::open(&self.device)?;
+        if let Some(session) = session {
+            *place = session;
+        }
+        Ok(outcome)
+    }
+}
+
 /// The threads.  They go on until [`Crowd::stop`], or until there is no device.
 pub struct Crowd {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     app: u8,
     before: Counted,
-    // The descriptors are closed when the threads have ended.
-    _descriptors: Vec<Arc<Device>>,
 }
 
 impl Crowd {
@@ -189,15 +215,14 @@ impl Crowd {
     pub fn start(env: &Env, plan: Plan) -> Result<Self> {
         let mut control = env.control()?;
         control.set_latencies(SLOW_US)?;
-        let mut descriptors = Vec::new();
-        let mut sessions = Vec::new();
+        let mut places = Vec::new();
         for _ in 0..plan.sessions + plan.shared {
-            let device = Arc::new(env.open()?);
-            sessions.push((device.clone(), hsm::open_session(&device)?));
-            descriptors.push(device);
+            let device = env.open()?;
+            let session = hsm::open_session(&device)?;
+            places.push(Place::new(device, session));
         }
-        let app = sessions.first().map_or(1, |(_, session)| session.app);
-        let (own, shared_by) = sessions.split_at(plan.sessions);
+        let app = places.first().map_or(1, |place| place.session().app);
+        let (own, shared_by) = places.split_at(plan.sessions);
 
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -213,18 +238,18 @@ impl Crowd {
         let before = Counted::read(&mut control)?;
         let mut threads = Vec::new();
         for number in 0..plan.hsm + plan.aes {
-            let (device, work) = if let Some((device, session)) = own.get(number) {
-                (device.clone(), Work::Hsm(Some(session.id)))
+            let (place, work) = if let Some(place) = own.get(number) {
+                (place.clone(), Work::InSession)
             } else if number < plan.hsm {
-                (Arc::new(env.open()?), Work::Hsm(None))
+                let none = Session { id: 0, app: 0 };
+                (Place::new(env.open()?, none), Work::Hsm)
             } else {
-                let (device, session) = &shared_by[number % shared_by.len()];
-                (device.clone(), Work::Aes(*session))
+                (shared_by[number % shared_by.len()].clone(), Work::Aes)
             };
             let member = Member {
                 number,
                 work,
-                device,
+                place,
                 in_place: plan.in_place,
                 trust: plan.trust,
                 shared: shared.clone(),
@@ -237,7 +262,6 @@ impl Crowd {
             threads,
             app,
             before,
-            _descriptors: descriptors,
         })
     }
 
@@ -367,18 +391,21 @@ impl Crowd {
 }
 
 /// What commands a thread sends.
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Work {
-    /// HSM commands, in this session or in none.
-    Hsm(Option<u16>),
+    /// HSM commands.
+    Hsm,
+    /// HSM commands in the session of the descriptor.
+    InSession,
     /// AES commands.
-    Aes(Session),
+    Aes,
 }
 
 /// A thread.
 struct Member {
     number: usize,
     work: Work,
-    device: Arc<Device>,
+    place: Arc<Place>,
     in_place: bool,
     trust: Trust,
     shared: Arc<Shared>,
@@ -387,8 +414,8 @@ struct Member {
 impl Member {
     fn class(&self) -> Class {
         match self.work {
-            Work::Hsm(_) => Class::Hsm,
-            Work::Aes(_) => Class::Aes,
+            Work::Hsm | Work::InSession => Class::Hsm,
+            Work::Aes => Class::Aes,
         }
     }
 
@@ -401,14 +428,18 @@ impl Member {
             since.store(self.shared.now(), Ordering::Relaxed);
             let result = self.one(round);
             since.store(0, Ordering::Relaxed);
-            if !self.note(result, begin.elapsed()) {
+            let has_lost = matches!(result, Ok(Outcome::NoSession));
+            if !self.note(self.class(), result, begin.elapsed()) {
+                return;
+            }
+            if has_lost && !self.note(Class::Hsm, self.place.reopen(), Duration::ZERO) {
                 return;
             }
         }
     }
 
     /// Takes note of how a command ended, after `time`; returns whether to go on.
-    fn note(&self, result: Result<Outcome>, time: Duration) -> bool {
+    fn note(&self, class: Class, result: Result<Outcome>, time: Duration) -> bool {
         let mut tally = self.shared.tally.lock().expect("nobody panics");
         let outcome = match result {
             Ok(outcome) => outcome,
@@ -418,14 +449,14 @@ impl Member {
                 return false;
             }
         };
-        *tally.counts.entry((self.class(), outcome)).or_insert(0) += 1;
+        *tally.counts.entry((class, outcome)).or_insert(0) += 1;
         if outcome == Outcome::Gone {
             tally.last_gone = Some(Instant::now());
             return false;
         }
         if outcome.is_answer() {
             tally.longest = tally.longest.max(time);
-            let answered = &self.shared.answered[self.class() as usize];
+            let answered = &self.shared.answered[class as usize];
             answered.fetch_add(1, Ordering::Relaxed);
         } else {
             drop(tally);
@@ -435,16 +466,19 @@ impl Member {
     }
 
     fn one(&self, round: usize) -> Result<Outcome> {
+        let device = &self.place.device;
+        let session = self.place.session();
         match self.work {
-            Work::Hsm(session) => {
+            Work::Hsm | Work::InSession => {
+                let id = (self.work == Work::InSession).then_some(session.id);
                 let padding = PADDINGS[round % PADDINGS.len()];
-                stamp::hsm(&self.device, session, padding, self.trust)
+                stamp::plain(device, id, padding, self.trust)
             }
-            Work::Aes(session) => {
+            Work::Aes => {
                 let mode = [Mode::Gcm, Mode::Xts][round % 2];
                 let lengths = if self.in_place { LARGE } else { LENGTHS };
                 let len = lengths[round % lengths.len()];
-                stamp::aes(&self.device, session, &self.shared.keys, mode, len)
+                stamp::aes(device, session, &self.shared.keys, mode, len)
             }
         }
     }

@@ -92,7 +92,7 @@ fn probe(env: &Env) -> Result<[Outcome; 2]> {
         // The node is not there yet.
         Err(_) => return Ok([Outcome::Gone; 2]),
     };
-    let hsm = stamp::hsm(&device, None, 0, Trust::Full)?;
+    let hsm = stamp::plain(&device, None, 0, Trust::Full)?;
     if hsm != Outcome::Done {
         return Ok([hsm, Outcome::Gone]);
     }
@@ -197,7 +197,7 @@ fn check_slots(env: &Env) -> Result<()> {
         thread::Builder::new()
             .stack_size(256 << 10)
             .spawn(move || match number < hsm {
-                true => stamp::hsm(&device, None, 0, Trust::Full),
+                true => stamp::plain(&device, None, 0, Trust::Full),
                 false => stamp::aes(&device, session, &Keys::default(), Mode::Gcm, 64),
             })
     };

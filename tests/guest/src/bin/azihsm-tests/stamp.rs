@@ -10,9 +10,11 @@
 
 use anyhow::bail;
 use anyhow::ensure;
+use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::control::Control;
 use azihsm_guest::control::KeyKind;
+use azihsm_guest::hsm;
 use azihsm_guest::hsm::Session;
 use azihsm_guest::reference;
 use azihsm_mbor::Operation;
@@ -52,7 +54,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A number that no other command has, of this process or another.
 fn number() -> u64 {
-    u64::from(process::id()) << 40 | NEXT.fetch_add(1, Ordering::Relaxed)
+    (u64::from(process::id()) << 40) | NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What became of a command.
@@ -70,6 +72,8 @@ pub enum Outcome {
     Dead,
     /// The device contradicts itself.
     Nonsense,
+    /// The descriptor has no session, as the device has lost all of them.
+    NoSession,
     /// There is no device.
     Gone,
 }
@@ -80,12 +84,17 @@ impl Outcome {
     /// # Errors
     ///
     /// It is not one that a command which is right may get.
-    fn of(error: Error) -> Result<Self> {
+    pub fn of(error: Error) -> Result<Self> {
         Ok(match (error.errno, error.ext) {
             (Errno::AGAIN, ext::ABORTED) => Self::Aborted,
             (Errno::AGAIN, ext::RECOVERING) => Self::Recovering,
             (Errno::AGAIN, ext::HSM_NOT_READY | ext::AES_DEVICE) => Self::Dead,
             (Errno::IO, ext::AES_DEVICE) => Self::Nonsense,
+            (Errno::INVAL, ext::HSM_NO_SESSION | ext::AES_NO_SESSION) => Self::NoSession,
+            // Another thread was faster in opening another one.
+            (Errno::INVAL, ext::HSM_SESSION_MISMATCH | ext::AES_SESSION_MISMATCH) => {
+                Self::NoSession
+            }
             (Errno::NODEV, _) => Self::Gone,
             _ => bail!("a command that is right failed: {error}"),
         })
@@ -98,7 +107,7 @@ impl Outcome {
 
     /// Whether the device may have carried the command out.
     pub fn may_be_sent(self) -> bool {
-        !matches!(self, Self::Recovering | Self::Dead)
+        !matches!(self, Self::Recovering | Self::Dead | Self::NoSession)
     }
 }
 
@@ -119,7 +128,12 @@ pub enum Trust {
 ///
 /// What came back is not what belongs to it, or it failed for a reason that it
 /// cannot have.
-pub fn hsm(device: &Device, session: Option<u16>, padding: usize, trust: Trust) -> Result<Outcome> {
+pub fn plain(
+    device: &Device,
+    session: Option<u16>,
+    padding: usize,
+    trust: Trust,
+) -> Result<Outcome> {
     let number = number();
     let revision = Some(Revision {
         major: (number >> 32) as u32,
@@ -177,6 +191,25 @@ pub fn hsm(device: &Device, session: Option<u16>, padding: usize, trust: Trust) 
     Ok(Outcome::Done)
 }
 
+/// Opens a session, unless the descriptor has one.
+///
+/// # Errors
+///
+/// As [`plain`].
+pub fn open(device: &Device) -> Result<(Outcome, Option<Session>)> {
+    let mut room = [0; ROOM];
+    match device.hsm_command(Flow::Open, &hsm::open_request(), &mut room) {
+        Ok(reply) if reply.status != 0 => Ok((Outcome::Refused(reply.status, 0), None)),
+        Ok(reply) => {
+            let response = Response::decode(&room[..reply.len])?;
+            let session = hsm::session_of(&response).context("opening a session")?;
+            Ok((Outcome::Done, Some(session)))
+        }
+        Err(error) if error.ext == ext::HSM_SESSION_LIMIT => Ok((Outcome::NoSession, None)),
+        Err(error) => Ok((Outcome::of(error)?, None)),
+    }
+}
+
 /// The keys that AES commands use.  Resets take them away.
 #[derive(Debug, Default)]
 pub struct Keys {
@@ -227,7 +260,7 @@ pub enum Mode {
 ///
 /// # Errors
 ///
-/// As [`hsm`].
+/// As [`plain`].
 pub fn aes(
     device: &Device,
     session: Session,
@@ -324,6 +357,6 @@ mod tests {
         assert_eq!(of(Errno::NODEV, 0).unwrap(), Outcome::Gone);
         assert!(of(Errno::AGAIN, 0).is_err());
         assert!(of(Errno::INTR, 0).is_err());
-        assert!(of(Errno::INVAL, ext::HSM_NO_SESSION).is_err());
+        assert!(of(Errno::INVAL, ext::HSM_SRC).is_err());
     }
 }

@@ -21,15 +21,22 @@ use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
 use azihsm_guest::kmsg::KernelLog;
+use azihsm_guest::module;
 use azihsm_guest::pci;
+use azihsm_guest::sys::Child;
 use azihsm_mbor::Operation;
 use azihsm_mbor::Status;
 use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
 use azihsm_uapi::ResetKind;
+use nix::unistd::pipe;
 use serde_json::json;
 use serde_json::Value;
+use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -49,6 +56,9 @@ const REMOVAL: Duration = Duration::from_secs(1);
 /// What a command may cost that the device has lost: the timeout, a question, and
 /// the abort of its queue.
 const LOST: Duration = Duration::from_secs(12);
+
+/// How long a command may take before anything is done about it, and closing too.
+const COMMAND: Duration = Duration::from_secs(6);
 
 /// The longest a command may take that nothing is wrong with, on a busy host.
 const QUICK: Duration = Duration::from_secs(2);
@@ -134,6 +144,119 @@ pub fn tests() -> Vec<Test> {
         Test::new("recovery/dead-admin-queue-is-recovered", admin_recovered)
             .takes(40)
             .long(),
+        Test::new("recovery/emptied-by-owner-ends-no-session", |env: &Env| {
+            emptied(env, groups_away_and_back)
+        })
+        .takes(4),
+        Test::new("recovery/emptied-by-power-ends-no-session", |env: &Env| {
+            emptied(env, power_away_and_back)
+        })
+        .takes(4),
+        Test::new("recovery/emptied-by-bus-ends-no-session", |env: &Env| {
+            emptied(env, bus_reset)
+        })
+        .takes(4),
+        Test::new("recovery/function-level-reset-under-load", flr).takes(6),
+        Test::new(
+            "recovery/function-level-reset-and-other-resets",
+            flr_and_others,
+        )
+        .takes(12)
+        .long(),
+        Test::new(
+            "recovery/function-level-reset-frees-a-stuck-device",
+            flr_of_stuck,
+        )
+        .takes(6),
+        Test::new("recovery/bus-reset-under-load", bus_under_load).takes(6),
+        Test::new("recovery/freeze-under-load", |env: &Env| {
+            sleep(env, "freeze")
+        })
+        .takes(12)
+        .long(),
+        Test::new("recovery/suspend-under-load", |env: &Env| sleep(env, "mem"))
+            .takes(12)
+            .long(),
+        Test::new("recovery/killed-while-the-device-hangs", |env: &Env| {
+            killed(env, |_| Ok(()))
+        })
+        .takes(3),
+        Test::new("recovery/killed-during-an-abort", |env: &Env| {
+            killed(env, |env| {
+                inject(env, json!({ "fault": "stall_delete_sq", "ms": 4000 }))?;
+                env.control()?.clear_fault("stop_fetch")?;
+                inject(env, json!({ "fault": "drop_command", "class": "hsm" }))?;
+                thread::sleep(Duration::from_millis(9500));
+                Ok(())
+            })
+        })
+        .takes(16)
+        .long(),
+        Test::new("recovery/killed-during-a-reset", |env: &Env| {
+            killed(env, |env| {
+                inject(env, json!({ "fault": "slow_disable", "ms": 3000 }))?;
+                inject(env, json!({ "fault": "crash" }))?;
+                thread::sleep(Duration::from_secs(1));
+                Ok(())
+            })
+        })
+        .takes(6),
+        Test::new("recovery/killed-while-the-device-is-dead", |env: &Env| {
+            killed(env, |env| {
+                env.control()?.set("cap_to", &json!(0))?;
+                inject(env, json!({ "fault": "stuck_disable" }))?;
+                inject(env, json!({ "fault": "crash" }))?;
+                thread::sleep(Duration::from_secs(2));
+                Ok(())
+            })
+        })
+        .takes(6),
+        Test::new("recovery/killed-while-the-device-is-absent", |env: &Env| {
+            killed(env, |env| {
+                inject(env, json!({ "fault": "unreachable" }))?;
+                thread::sleep(Duration::from_millis(200));
+                Ok(())
+            })
+        })
+        .takes(5),
+        Test::new(
+            "recovery/killed-while-waiting-for-a-reset",
+            killed_resetting,
+        )
+        .takes(4),
+        Test::new("recovery/close-while-the-device-hangs", |env: &Env| {
+            closed(env, |_| Ok(json!({ "fault": "stop_fetch" })))
+        })
+        .takes(4),
+        Test::new("recovery/close-during-a-reset", |env: &Env| {
+            closed(env, |env| {
+                inject(
+                    env,
+                    json!({ "fault": "slow_disable", "ms": 3000, "count": 1 }),
+                )?;
+                Ok(json!({ "fault": "crash" }))
+            })
+        })
+        .takes(6),
+        Test::new("recovery/close-while-the-device-is-dead", |env: &Env| {
+            closed(env, |env| {
+                env.control()?.set("cap_to", &json!(0))?;
+                inject(env, json!({ "fault": "stuck_disable" }))?;
+                Ok(json!({ "fault": "crash" }))
+            })
+        })
+        .takes(6),
+        Test::new("recovery/close-while-the-device-is-absent", |env: &Env| {
+            closed(env, |_| Ok(json!({ "fault": "unreachable" })))
+        })
+        .takes(4),
+        Test::new(
+            "recovery/unbind-and-unload-during-a-reset",
+            unbind_resetting,
+        )
+        .takes(8),
+        Test::new("recovery/resets-of-both-kinds-at-once", resets_at_once).takes(2),
+        Test::new("recovery/reset-waits-for-another-recovery", reset_waits).takes(5),
     ]
     .into_iter()
     .map(|test| test.seconds(180).may_warn(ODD).spoils())
@@ -176,14 +299,27 @@ fn check_renegotiable(device: &Device, id: u16) -> Result<()> {
 /// Ends of commands on a device that was reset meanwhile.
 fn is_of_reset(class: Class, outcome: Outcome) -> bool {
     match outcome {
-        Outcome::Done | Outcome::Aborted | Outcome::Recovering => true,
+        Outcome::Done | Outcome::Aborted | Outcome::Recovering | Outcome::NoSession => true,
         Outcome::Refused(status, code) => class == Class::Aes && stamp::is_lost_key(status, code),
         _ => false,
     }
 }
 
-/// What happens to an idle device is noticed and repaired without a command.
-fn idle(env: &Env, fault: Value) -> Result<()> {
+/// Makes sure that a descriptor has no session, and can have another.
+fn check_forgotten(device: &Device, id: u16) -> Result<()> {
+    let outcome = stamp::plain(device, Some(id), 0, Trust::Full)?;
+    check_eq!(
+        outcome,
+        Outcome::NoSession,
+        "command in a session of before"
+    );
+    let session = hsm::open_session(device)?;
+    hsm::use_session(device, session.id)
+}
+
+/// What happens to an idle device is noticed and repaired without a command; its
+/// sessions are as `check` says then.
+fn idle(env: &Env, fault: Value, check: fn(&Device, u16) -> Result<()>) -> Result<()> {
     let held = Held::measure()?;
     let device = env.open()?;
     let session = hsm::open_session(&device)?;
@@ -197,8 +333,7 @@ fn idle(env: &Env, fault: Value) -> Result<()> {
     health::wait_serving(env, RESET)?;
     figure("idle device, fault to serving again", begin.elapsed());
     ensure!(device.info()?.entropy != entropy, "no new entropy");
-    check_renegotiable(&device, session.id)?;
-    hsm::close_session(&device, session.id)?;
+    check(&device, session.id)?;
     drop(device);
     check_eq!(enables(env)?, before + 1, "starts");
     health::check_well(env)?;
@@ -206,11 +341,11 @@ fn idle(env: &Env, fault: Value) -> Result<()> {
 }
 
 fn crash_idle(env: &Env) -> Result<()> {
-    idle(env, json!({ "fault": "crash" }))
+    idle(env, json!({ "fault": "crash" }), check_renegotiable)
 }
 
 fn ready_lost_idle(env: &Env) -> Result<()> {
-    idle(env, json!({ "fault": "force_disable" }))
+    idle(env, json!({ "fault": "force_disable" }), check_forgotten)
 }
 
 /// All that were waiting are told, and all that come later are served.
@@ -304,7 +439,7 @@ fn removal(env: &Env) -> Result<()> {
     env.control()?.clear_faults()?;
 
     let device = env.open().context("open while the device is absent")?;
-    let outcome = stamp::hsm(&device, None, 0, Trust::Full)?;
+    let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
     check_eq!(outcome, Outcome::Gone, "command while the device is absent");
     let begin = Instant::now();
     drop(device);
@@ -399,12 +534,12 @@ fn lost_interrupts(env: &Env) -> Result<()> {
     let begin = Instant::now();
     let device = env.open()?;
     for _ in 0..4 {
-        let outcome = stamp::hsm(&device, None, 0, Trust::Full)?;
+        let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
         check_eq!(outcome, Outcome::Done, "command without an interrupt");
     }
     let time = begin.elapsed() / 4;
     figure("command whose interrupt was lost", time);
-    ensure!(time < Duration::from_secs(1), "it took {time:?}");
+    ensure!(time < QUICK, "it took {time:?}");
     Ok(())
 }
 
@@ -643,7 +778,7 @@ fn result_during_abort(env: &Env) -> Result<()> {
         json!({ "fault": "drop_completion", "queue": 1, "count": 1 }),
     )?;
     // Threads on both queues, of which the first command on queue 1 is lost.
-    let lose = || stamp::hsm(&device, None, 0, Trust::Full);
+    let lose = || stamp::plain(&device, None, 0, Trust::Full);
     thread::scope(|scope| -> Result<()> {
         let lost: Vec<_> = (0..4).map(|_| scope.spawn(lose)).collect();
         thread::sleep(Duration::from_millis(5500));
@@ -816,4 +951,387 @@ fn admin_recovered(env: &Env) -> Result<()> {
     );
     health::check_well(env)?;
     held.check_same_soon()
+}
+
+fn groups_away_and_back(env: &Env) -> Result<()> {
+    inject(env, json!({ "fault": "force_disable", "groups": 0 }))?;
+    thread::sleep(Duration::from_secs(1));
+    env.control()?.set("groups", &json!(2))
+}
+
+fn power_away_and_back(env: &Env) -> Result<()> {
+    gone(env, true)?;
+    thread::sleep(Duration::from_secs(1));
+    gone(env, false)
+}
+
+fn bus_reset(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    pci::set_reset_method(&address, "bus")?;
+    let result = pci::reset(&address);
+    pci::set_reset_method(&address, "default")?;
+    result
+}
+
+/// The device forgets all sessions and gives their numbers away anew: nobody uses,
+/// or ends, the session of somebody else.
+fn emptied(env: &Env, empty: fn(&Env) -> Result<()>) -> Result<()> {
+    let held = Held::measure()?;
+    let old = [env.open()?, env.open()?];
+    let lost = hsm::open_session(&old[0])?;
+    hsm::open_session(&old[1])?;
+    empty(env)?;
+    let begin = Instant::now();
+    health::wait_serving(env, 3 * RESET)?;
+    figure("sessions lost to serving again", begin.elapsed());
+    let new = env.open()?;
+    let session = hsm::open_session(&new)?;
+    check_eq!(session.id, lost.id, "session that is given away anew");
+    let outcome = stamp::plain(&old[0], Some(lost.id), 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::NoSession, "command in a lost session");
+    let [first, second] = old;
+    drop(first);
+    thread::sleep(Duration::from_millis(500));
+    hsm::use_session(&new, session.id).context("after another descriptor was closed")?;
+    // Its place is empty.
+    let other = hsm::open_session(&second)?;
+    hsm::use_session(&second, other.id)?;
+    drop((new, second));
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// Resets the device under load in some way; all goes on after that.
+fn reset_under_load(env: &Env, reset: impl FnOnce() -> Result<()>) -> Result<Tally> {
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    let begin = Instant::now();
+    reset()?;
+    crowd.wait_answers(1, RESET)?;
+    figure(
+        "reset, from its begin to answers of both kinds",
+        begin.elapsed(),
+    );
+    crowd.rekey(env)?;
+    crowd.wait_answers(50, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    Ok(tally)
+}
+
+fn flr(env: &Env) -> Result<()> {
+    let address = become_virtual(env)?;
+    let held = Held::measure()?;
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let entropy = device.info()?.entropy;
+    let before = counter(env, "function_resets")?;
+    let tally = reset_under_load(env, || pci::reset(&address))?;
+    check_eq!(counter(env, "function_resets")?, before + 1, "resets");
+    tally.check(|class, outcome| is_of_reset(class, outcome) && outcome != Outcome::NoSession)?;
+    ensure!(device.info()?.entropy != entropy, "no new entropy");
+    check_renegotiable(&device, session.id)?;
+    drop(device);
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// Function level resets while the driver resets the device for other reasons.
+fn flr_and_others(env: &Env) -> Result<()> {
+    const ROUNDS: usize = 5;
+    let address = become_virtual(env)?;
+    let held = Held::measure()?;
+    let crowd = Crowd::start(env, Plan::FEW)?;
+    crowd.wait_busy()?;
+    let device = env.open()?;
+    inject(env, json!({ "fault": "slow_disable", "ms": 100 }))?;
+    thread::scope(|scope| -> Result<()> {
+        let resets = scope.spawn(|| -> Result<()> {
+            for round in 0..4 * ROUNDS {
+                let kind = [ResetKind::Controller, ResetKind::Subsystem][round % 2];
+                match device.reset(kind) {
+                    Ok(()) => {}
+                    // It was done, or stopped, by somebody else.
+                    Err(error) if matches!(error.errno, Errno::IO | Errno::INVAL) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        });
+        for round in 0..ROUNDS {
+            thread::sleep(Duration::from_millis(150 * round as u64));
+            pci::reset(&address)?;
+        }
+        resets.join().expect("no panic")
+    })?;
+    env.control()?.clear_faults()?;
+    inject(env, json!({ "fault": "crash" }))?;
+    pci::reset(&address)?;
+    health::wait_serving(env, 2 * RESET)?;
+    crowd.rekey(env)?;
+    crowd.wait_answers(20, BACK)?;
+    let tally = crowd.stop(env, BACK)?;
+    println!("# {tally}");
+    tally.check(is_of_dead)?;
+    drop(device);
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// A device that does not obey its registers obeys the bus.
+fn flr_of_stuck(env: &Env) -> Result<()> {
+    let address = become_virtual(env)?;
+    let held = Held::measure()?;
+    let device = env.open()?;
+    let crowd = waiting_crowd(env)?;
+    reset_in_vain(env, &device)?;
+    env.control()?.clear_fault("stop_fetch")?;
+    let begin = Instant::now();
+    pci::reset(&address)?;
+    health::wait_serving(env, 2 * RESET)?;
+    figure("function level reset of a stuck device", begin.elapsed());
+    env.control()?.clear_faults()?;
+    crowd.rekey(env)?;
+    crowd.wait_answers(20, BACK)?;
+    crowd.stop(env, BACK)?.check(is_of_dead)?;
+    env.control()?.set("cap_to", &json!(20))?;
+    drop(device);
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn bus_under_load(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let tally = reset_under_load(env, || bus_reset(env))?;
+    tally.check(is_of_reset)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// The machine sleeps, or as good as, and wakes up.
+fn sleep(env: &Env, state: &str) -> Result<()> {
+    let states = fs::read_to_string("/sys/power/state").unwrap_or_default();
+    if !states.split_whitespace().any(|has| has == state) {
+        return Err(Skip("the machine has no such state").into());
+    }
+    // All but the last step, from which only hardware wakes it.
+    if fs::write("/sys/power/pm_test", "devices").is_err() {
+        return Err(Skip("the kernel has no test of sleeping").into());
+    }
+    let held = Held::measure()?;
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let tally = reset_under_load(env, || {
+        fs::write("/sys/power/state", state).context("going to sleep")
+    });
+    fs::write("/sys/power/pm_test", "none")?;
+    tally?.check(|class, outcome| is_of_reset(class, outcome) && outcome != Outcome::NoSession)?;
+    check_renegotiable(&device, session.id)?;
+    drop(device);
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// Processes with commands of all kinds under way are killed after `prepare`: they
+/// are gone at once, and nothing is left of them.
+fn killed(env: &Env, prepare: fn(&Env) -> Result<()>) -> Result<()> {
+    let held = Held::measure()?;
+    let (reader, writer) = pipe()?;
+    let mut child = Child::run(|| {
+        let result = (|| -> Result<()> {
+            let crowd = Crowd::start(
+                env,
+                Plan {
+                    in_place: true,
+                    ..Plan::MIXED
+                },
+            )?;
+            crowd.wait_busy()?;
+            inject(env, json!({ "fault": "stop_fetch" }))?;
+            thread::sleep(Duration::from_millis(500));
+            let mut started = Vec::new();
+            // The session is opened, or not, when nobody waits any more.
+            for _ in 0..2 {
+                let device = env.open()?;
+                started.push(thread::spawn(move || hsm::open_session(&device)));
+            }
+            thread::sleep(Duration::from_millis(100));
+            File::from(writer).write_all(b"!")?;
+            thread::sleep(Duration::from_secs(60));
+            Ok(())
+        })();
+        i32::from(result.is_err())
+    })?;
+    let mut byte = [0];
+    let count = File::from(reader).read(&mut byte)?;
+    check_eq!(count, 1, "child that is ready");
+    prepare(env)?;
+    let begin = Instant::now();
+    child.kill()?;
+    check_eq!(
+        child.wait(REMOVAL)?,
+        Some(-9),
+        "killed process after {:?}",
+        begin.elapsed()
+    );
+    figure(
+        "kill to the end of a process with 64 threads",
+        begin.elapsed(),
+    );
+    let mut control = env.control()?;
+    control.clear_faults()?;
+    control.set("cap_to", &json!(20))?;
+    control.set_latencies(0)?;
+    inject(env, json!({ "fault": "unreachable", "on": false }))?;
+    health::wait_serving(env, 3 * RESET)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn killed_resetting(env: &Env) -> Result<()> {
+    inject(
+        env,
+        json!({ "fault": "slow_disable", "ms": 3000, "count": 1 }),
+    )?;
+    let mut children = Vec::new();
+    for kind in [ResetKind::Controller, ResetKind::Subsystem] {
+        children.push(Child::run(|| {
+            let reset = || -> Result<()> { Ok(env.open()?.reset(kind)?) };
+            i32::from(reset().is_err())
+        })?);
+    }
+    thread::sleep(Duration::from_secs(1));
+    for child in &mut children {
+        let begin = Instant::now();
+        child.kill()?;
+        let end = child.wait(REMOVAL)?;
+        check_eq!(end, Some(-9), "after {:?}", begin.elapsed());
+    }
+    health::wait_serving(env, RESET)?;
+    health::check_well(env)
+}
+
+/// A descriptor with a session is closed while the device is not well: that takes
+/// not long, and the session is ended when it can be.
+fn closed(env: &Env, prepare: fn(&Env) -> Result<Value>) -> Result<()> {
+    let held = Held::measure()?;
+    let device = env.open()?;
+    hsm::open_session(&device)?;
+    let others = (0..3)
+        .map(|_| -> Result<Device> {
+            let device = env.open()?;
+            hsm::open_session(&device)?;
+            Ok(device)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let fault = prepare(env)?;
+    inject(env, fault)?;
+    // Until it is noticed, if it can be.
+    thread::sleep(Duration::from_millis(1500));
+    let begin = Instant::now();
+    drop(device);
+    figure("close", begin.elapsed());
+    ensure!(begin.elapsed() < COMMAND, "it took {:?}", begin.elapsed());
+    // All at once, as when a process ends.
+    let begin = Instant::now();
+    let closing: Vec<_> = others
+        .into_iter()
+        .map(|device| thread::spawn(move || drop(device)))
+        .collect();
+    for thread in closing {
+        thread.join().expect("no panic");
+    }
+    figure("three closes at once", begin.elapsed());
+    ensure!(begin.elapsed() < COMMAND, "it took {:?}", begin.elapsed());
+    let mut control = env.control()?;
+    ensure!(!control.sessions()?.is_empty(), "they were ended at once");
+    control.clear_faults()?;
+    control.set("cap_to", &json!(20))?;
+    inject(env, json!({ "fault": "unreachable", "on": false }))?;
+    health::wait_serving(env, 3 * RESET)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn unbind_resetting(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let address = env.address()?;
+    inject(
+        env,
+        json!({ "fault": "slow_disable", "ms": 3000, "count": 1 }),
+    )?;
+    let crowd = waiting_crowd(env)?;
+    inject(env, json!({ "fault": "crash" }))?;
+    thread::sleep(Duration::from_secs(1));
+    ensure!(module::unload().is_err(), "unloaded while in use");
+    let begin = Instant::now();
+    pci::unbind(&address)?;
+    let time = begin.elapsed();
+    figure("unbinding during a reset", time);
+    ensure!(time < RESET, "it took {time:?}");
+    ensure!(module::unload().is_err(), "unloaded while in use");
+    crowd.wait_end(BACK)?;
+    env.control()?.clear_faults()?;
+    let tally = crowd.stop(env, BACK)?;
+    tally.check(|class, outcome| is_of_reset(class, outcome) || outcome == Outcome::Gone)?;
+    module::unload().context("unloading when all is closed")?;
+    env.load()?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+fn resets_at_once(env: &Env) -> Result<()> {
+    let before = enables(env)?;
+    let devices = (0..8)
+        .map(|_| env.open())
+        .collect::<Result<Vec<Device>>>()?;
+    thread::scope(|scope| -> Result<()> {
+        let mut resets = Vec::new();
+        for (number, device) in devices.iter().enumerate() {
+            let kind = [ResetKind::Controller, ResetKind::Subsystem][number % 2];
+            resets.push(scope.spawn(move || -> Result<()> {
+                device.reset(kind)?;
+                let outcome = stamp::plain(device, None, 0, Trust::Full)?;
+                ensure!(
+                    matches!(
+                        outcome,
+                        Outcome::Done | Outcome::Aborted | Outcome::Recovering
+                    ),
+                    "command after a reset: {outcome:?}"
+                );
+                Ok(())
+            }));
+        }
+        let join = |reset: thread::ScopedJoinHandle<_>| reset.join().expect("no panic");
+        resets.into_iter().try_for_each(join)
+    })?;
+    let resets = enables(env)? - before;
+    ensure!((2..=8).contains(&resets), "{resets} resets for 8 requests");
+    drop(devices);
+    health::check_well(env)
+}
+
+/// What was done since another recovery began has to be undone as well.
+fn reset_waits(env: &Env) -> Result<()> {
+    let before = enables(env)?;
+    inject(
+        env,
+        json!({ "fault": "slow_disable", "ms": 2000, "count": 1 }),
+    )?;
+    inject(env, json!({ "fault": "crash" }))?;
+    thread::sleep(Duration::from_millis(1500));
+    let device = env.open()?;
+    let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::Recovering, "command during a recovery");
+    let begin = Instant::now();
+    device.reset(ResetKind::Subsystem)?;
+    ensure!(
+        begin.elapsed() > Duration::from_millis(500),
+        "it did not wait"
+    );
+    check_eq!(enables(env)?, before + 2, "starts");
+    let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::Done, "command after a reset");
+    drop(device);
+    health::check_well(env)
 }
