@@ -16,6 +16,9 @@ use azihsm_guest::hsm;
 use azihsm_uapi::Device;
 use serde_json::json;
 use std::fs;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -243,4 +246,50 @@ pub fn check_well(env: &Env) -> Result<()> {
 /// Prints a figure.
 pub fn figure(what: &str, value: Duration) {
     println!("# figure: {what}: {:.3} s", value.as_secs_f64());
+}
+
+/// Measures for how long nobody gets to run, as on a host that is busy: times that
+/// are not to be exceeded do not mean that.
+pub struct Metronome {
+    stop: Arc<AtomicBool>,
+    worst_us: Arc<AtomicU64>,
+}
+
+impl Metronome {
+    const PERIOD: Duration = Duration::from_millis(10);
+
+    /// Begins to measure.
+    pub fn start() -> Self {
+        let this = Self {
+            stop: Arc::default(),
+            worst_us: Arc::default(),
+        };
+        let (stop, worst) = (this.stop.clone(), this.worst_us.clone());
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                thread::sleep(Self::PERIOD);
+                let late = begin.elapsed().saturating_sub(Self::PERIOD);
+                worst.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        this
+    }
+
+    /// Makes sure that `time`, which was measured meanwhile, is less than `limit`;
+    /// otherwise says that `what` was so only after it.
+    pub fn check(&self, time: Duration, limit: Duration, what: &str) -> Result<()> {
+        let worst = Duration::from_micros(self.worst_us.load(Ordering::Relaxed));
+        ensure!(
+            time < limit + 4 * worst,
+            "{what} after {time:?}, while the machine stood still for up to {worst:?}"
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Metronome {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }

@@ -7,6 +7,7 @@ mod hsm;
 mod info;
 mod life;
 mod load;
+mod matrix;
 mod node;
 mod recovery;
 mod reset;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Test> {
         fault::tests(),
         life::tests(),
         recovery::tests(),
+        matrix::tests(),
         soak::tests(),
     ]
     .into_iter()
