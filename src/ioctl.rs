@@ -288,16 +288,21 @@ fn finish<T: AsBytes>(
 fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     // The last byte is padding that the driver has never touched.
     const LEN: usize = size_of::<DevInfo>() - 1;
-    let slice = |len| UserSlice::new(UserPtr::from_addr(arg), len);
+    let slice = || UserSlice::new(UserPtr::from_addr(arg), LEN);
 
-    let argsz: u32 = slice(size_of::<u32>()).reader().read()?;
+    let mut bytes = [0; LEN];
+    slice().reader().read_slice(&mut bytes)?;
+    let [a, b, c, d, ..] = bytes;
+    let argsz = u32::from_ne_bytes([a, b, c, d]);
     // CAST: Widening.
     if (argsz as usize) < size_of::<DevInfo>() {
         return Err(EINVAL);
     }
-    let mut info = ctrl.info();
-    info.argsz = argsz;
-    slice(LEN)
+    let info = DevInfo {
+        argsz,
+        ..ctrl.info()
+    };
+    slice()
         .writer()
         .write_slice(AsBytes::as_bytes(&info).get(..LEN).ok_or(EINVAL)?)
 }
