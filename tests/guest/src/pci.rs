@@ -34,6 +34,13 @@ pub fn directory(address: &str) -> PathBuf {
     Path::new(DEVICES).join(address)
 }
 
+/// Waits until the virtual device has seen all that was written to the function:
+/// QEMU does not wait for it, but keeps reads behind writes.
+pub fn settle(address: &str) -> Result<()> {
+    fs::read(directory(address).join("config"))?;
+    Ok(())
+}
+
 /// Name of the driver that is bound to the function.
 pub fn driver(address: &str) -> Option<String> {
     let link = fs::read_link(directory(address).join("driver")).ok()?;

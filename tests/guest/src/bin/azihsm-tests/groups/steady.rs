@@ -13,6 +13,7 @@ use anyhow::Result;
 use azihsm_guest::control::Control;
 use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
+use azihsm_guest::pci;
 use azihsm_guest::trace::Trace;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
@@ -143,7 +144,9 @@ fn is_seen(what: &str, send: Send<'_>) -> Result<()> {
 
 fn rings_once(what: &str, send: Send<'_>) -> Result<()> {
     let mut control = Control::open(0)?;
+    let address = pci::of_node("azihsm0")?;
     let mut count = || -> Result<[u64; 5]> {
+        pci::settle(&address)?;
         let counters = control.counters()?;
         let names = [
             "mmio_reads",
