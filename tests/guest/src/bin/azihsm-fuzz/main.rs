@@ -4,8 +4,8 @@
 //! properties that hold for every one of them (see [`shared::PROPERTIES`]), and
 //! that the driver serves meanwhile and afterwards.
 //!
-//! What each call is depends on the seed alone, and on the sessions and keys
-//! that there are; how it ends also on what the others do at the same time.
+//! What each call is depends on the seed, on its number, and on the sessions and
+//! keys that there are; how it ends also on what others do at the same time.
 
 mod chaos;
 mod dice;

@@ -150,11 +150,11 @@ pub struct Player<'a> {
     /// Which worker it is of, and which of its threads.
     worker: usize,
     thread: usize,
-    /// What distinguishes it from all others.
-    name: String,
+    /// What distinguishes its current call from all others.
+    path: Vec<usize>,
+    /// What that call is, and what else happens until the next.
     pub dice: Dice,
     world: World,
-    calls: u64,
     /// Where the last structure is, if it has to be cleared away.
     last: Option<(usize, usize)>,
 }
@@ -163,15 +163,14 @@ impl<'a> Player<'a> {
     /// The player of a thread; `life` says how many workers, and in those
     /// players, there were at its place before.
     pub fn new(run: &'a Run, worker: usize, life: &[usize], thread: usize) -> Result<Self> {
-        let path = [&[worker], life, &[thread]].concat();
+        let path = [&[worker], life, &[thread, 0]].concat();
         Ok(Self {
             run,
             worker,
             thread,
-            name: format!("{path:?}"),
             dice: Dice::new(run.seed, &path),
+            path,
             world: World::new(thread, &run.constant)?,
-            calls: 0,
             last: None,
         })
     }
@@ -182,9 +181,8 @@ impl<'a> Player<'a> {
     }
 
     fn report(&self, property: Property, text: &str) {
-        let mut line = format!("{} player {} ", property as usize, self.name);
-        line.push_str(&format!("call {}: {text}", self.calls));
-        line = line.replace('\n', " ");
+        let line = format!("{} call {:?}: {text}", property as usize, self.path);
+        let mut line = line.replace('\n', " ");
         line.truncate(MESSAGE);
         line.push('\n');
         // If nobody reads any more there is nothing to be said.
@@ -205,7 +203,11 @@ impl<'a> Player<'a> {
 
     /// Makes a call on a descriptor, of any kind.
     pub fn play(&mut self, descriptor: &Descriptor, who: Who) -> Result<()> {
-        self.calls += 1;
+        // That other calls of its were different does not change this one.
+        if let Some(number) = self.path.last_mut() {
+            *number += 1;
+        }
+        self.dice = Dice::new(self.run.seed, &self.path);
         // Without a session AES does not get far.
         let (hsm, aes) = match descriptor.session() {
             Some(_) => (350, 250),
