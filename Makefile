@@ -31,7 +31,7 @@ help:
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
-	@echo '  make mutants   break the driver in every way, and see a test fail each time: 90 minutes'
+	@echo '  make mutants   break the driver in every way, and see a test fail each time: 300 builds and boots'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'

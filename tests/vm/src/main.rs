@@ -154,7 +154,7 @@ impl Fuzz {
     fn boot(&self) -> Boot {
         let mut boot = Boot::fuzz(self.seconds, self.seed);
         boot.config.append.extend(self.append.iter().cloned());
-        boot.config.boot_patience *= 3;
+        boot.config.boot_patience *= 5;
         boot
     }
 }
@@ -435,7 +435,7 @@ mod tests {
                 assert_eq!(config.boot_patience, Duration::from_secs(9));
             }
             for Boot { config, .. } in boots(more) {
-                assert_eq!(config.memory, 512);
+                assert!(config.memory >= 512);
                 assert!(config.append.is_empty());
             }
         }

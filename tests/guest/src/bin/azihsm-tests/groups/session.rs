@@ -465,6 +465,12 @@ fn refused_close(env: &Env) -> Result<()> {
     let response = hsm::exchange(&device, Flow::Close(session.id), &request)?;
     ensure!(response.header.status != Status::SUCCESS, "closed");
     check_sessions(&mut env.control()?, 1)?;
+    hsm::use_session(&device, session.id)?;
+    // Flow close and the right ID, but not closed.
+    env.control()?.inject(json!({
+        "fault": "cqe_session", "class": "hsm", "count": 1, "flags": 6, "session": session.id,
+    }))?;
+    hsm::exchange(&device, Flow::Close(session.id), &request)?;
     hsm::use_session(&device, session.id)
 }
 

@@ -17,6 +17,7 @@ use azihsm_guest::pci;
 use azihsm_guest::trace::Trace;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
+use std::time::Instant;
 
 /// Commands that are watched.
 const COMMANDS: u64 = 200;
@@ -162,12 +163,15 @@ fn rings_once(what: &str, send: Send<'_>) -> Result<()> {
         Ok(values)
     };
     repeat(WARM_UP, send)?;
+    let start = Instant::now();
     let before = count()?;
     repeat(COMMANDS, send)?;
     let after = count()?;
     let [reads, writes, submissions, completions, interrupts] =
         std::array::from_fn(|index| after[index] - before[index]);
-    check_eq!(reads, 0, "MMIO reads, {what}");
+    // Nothing but the status, now and then, whatever there is to do.
+    let looks = u64::try_from(start.elapsed().as_millis())? / 100 + 2;
+    ensure!(reads <= looks, "{reads} MMIO reads, {what}");
     check_eq!(submissions, COMMANDS, "submission doorbells, {what}");
     ensure!(
         completions <= COMMANDS,
