@@ -27,7 +27,7 @@ help:
 	@echo '  make test      run every test'
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
-	@echo '  make test-full all tests in all configurations: 15 minutes'
+	@echo '  make test-full all tests in all configurations: half an hour or more'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'

@@ -21,7 +21,6 @@ use crate::{
         QueuePair, //
     },
     regs::Doorbells,
-    sys::impl_wire,
     tags::Patience, //
 };
 
@@ -67,7 +66,6 @@ pub(crate) struct Sqe {
     dw11: u32,
     dw12: [u32; 4],
 }
-impl_wire!(Sqe);
 static_assert!(size_of::<Sqe>() == 64);
 static_assert!(core::mem::offset_of!(Sqe, prp1) == 24);
 static_assert!(core::mem::offset_of!(Sqe, dw10) == 40);

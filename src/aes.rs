@@ -39,7 +39,6 @@ use crate::{
         Scattered,
         Sgl, //
     },
-    sys::impl_wire,
     tags::Patience, //
 };
 
@@ -98,7 +97,6 @@ pub(crate) struct Sqe {
     tail_src: [u32; 2],
     tail_dst: [u32; 2],
 }
-impl_wire!(Sqe);
 static_assert!(size_of::<Sqe>() == 128);
 static_assert!(offset_of!(Sqe, cid) == 6);
 static_assert!(offset_of!(Sqe, src) == 28);

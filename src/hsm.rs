@@ -35,7 +35,6 @@ use crate::{
         Token, //
     },
     sgl::dwords,
-    sys::impl_wire,
     tags::Patience, //
 };
 
@@ -132,7 +131,6 @@ pub(crate) struct Sqe {
     session_id: u16,
     reserved1: [u8; 14],
 }
-impl_wire!(Sqe);
 static_assert!(size_of::<Sqe>() == 64);
 static_assert!(offset_of!(Sqe, dst_prp1) == 28);
 static_assert!(offset_of!(Sqe, session_flags) == 44);
