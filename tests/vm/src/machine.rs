@@ -65,6 +65,8 @@ pub struct Config {
     pub bar0_size: usize,
     /// Memory in MiB.
     pub memory: usize,
+    /// Whether the driver's unit tests run, if the kernel can run any.
+    pub kunit: bool,
     /// What else the kernel finds on its command line.
     pub append: Vec<String>,
     /// How long the guest may take until its program says something.
@@ -83,6 +85,7 @@ impl Default for Config {
             devices: 1,
             bar0_size: 4096,
             memory: 512,
+            kunit: false,
             append: Vec::new(),
             boot_patience: Duration::from_secs(60),
             plugin: None,

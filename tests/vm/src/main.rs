@@ -26,6 +26,7 @@ use initramfs::Initramfs;
 use machine::Config;
 use machine::Files;
 use plan::Boot;
+use plan::Variant;
 use report::Totals;
 use std::collections::VecDeque;
 use std::fs;
@@ -89,6 +90,9 @@ struct Common {
 struct Test {
     #[command(flatten)]
     common: Common,
+    /// What kernel that is.
+    #[arg(long, value_enum, default_value_t)]
+    variant: Variant,
     /// Only this machine of those that there are; may be given more than once.
     #[arg(long)]
     machine: Vec<String>,
@@ -138,6 +142,9 @@ struct Test {
 struct Fuzz {
     #[command(flatten)]
     common: Common,
+    /// What kernel that is.
+    #[arg(long, value_enum, default_value_t)]
+    variant: Variant,
     /// How long.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
@@ -153,8 +160,8 @@ struct Fuzz {
 impl Fuzz {
     fn boot(&self) -> Boot {
         let mut boot = Boot::fuzz(self.seconds, self.seed);
+        self.variant.equip(&mut boot.config);
         boot.config.append.extend(self.append.iter().cloned());
-        boot.config.boot_patience *= 5;
         boot
     }
 }
@@ -164,8 +171,8 @@ impl Test {
     fn boots(&self) -> Vec<Boot> {
         let mut boots = self.planned();
         for boot in &mut boots {
-            boot.seed = self.seed;
-            boot.seconds = self.seconds;
+            boot.seed = self.seed.or(boot.seed);
+            boot.seconds = self.seconds.or(boot.seconds);
             let config = &mut boot.config;
             config.memory = self.memory.unwrap_or(config.memory);
             config.append.extend(self.append.iter().cloned());
@@ -180,25 +187,23 @@ impl Test {
         let configured =
             self.smp.is_some() || self.iommu || self.vectors.is_some() || self.devices.is_some();
         if !configured && self.group.is_empty() && self.filter.is_empty() {
-            let mut boots = if self.full {
-                plan::full()
-            } else {
-                plan::everyday()
-            };
+            let mut boots = plan::of(self.variant, self.full);
             boots.retain(|boot| {
                 self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name)
             });
             return boots;
         }
+        let mut config = Config {
+            smp: self.smp.unwrap_or(2),
+            iommu: self.iommu,
+            vectors: self.vectors.unwrap_or(32),
+            devices: self.devices.unwrap_or(1),
+            ..Config::default()
+        };
+        self.variant.equip(&mut config);
         vec![Boot {
             name: "tests",
-            config: Config {
-                smp: self.smp.unwrap_or(2),
-                iommu: self.iommu,
-                vectors: self.vectors.unwrap_or(32),
-                devices: self.devices.unwrap_or(1),
-                ..Config::default()
-            },
+            config,
             groups: self.group.clone(),
             filters: self.filter.clone(),
             part: (0, 1),

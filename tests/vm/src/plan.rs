@@ -2,7 +2,41 @@
 //! Which tests run in which machine.
 
 use crate::machine::Config;
+use clap::ValueEnum;
 use std::fmt::Write as _;
+
+/// Which kernel the guest runs: that of the distribution, or one of those that
+/// `tests/kernel/build` makes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Variant {
+    /// As users have it.
+    #[default]
+    Stock,
+    /// Looks after locks, DMA mappings, objects and leaks.
+    Debug,
+    /// Checks each access to memory, too.
+    Kasan,
+}
+
+impl Variant {
+    /// Gives the machine what such a kernel needs.
+    ///
+    /// Unit tests run where the driver is loaded first, unless told not to;
+    /// once is enough.
+    pub fn equip(self, config: &mut Config) {
+        let (memory, words, boot) = match self {
+            Self::Stock => return,
+            Self::Debug => (1024, "kmemleak=on", 3),
+            Self::Kasan => (2048, "kmemleak=on no5lvl kasan_multi_shot", 5),
+        };
+        config.memory = config.memory.max(memory);
+        config.append.extend(words.split(' ').map(str::to_owned));
+        if !config.kunit {
+            config.append.push("kunit.enable=0".to_owned());
+        }
+        config.boot_patience *= boot;
+    }
+}
 
 /// Groups whose outcome depends on processors, vectors and the IOMMU.
 const OF_MACHINE: &[&str] = &["node", "hsm", "session", "aes", "load", "reset"];
@@ -68,6 +102,21 @@ pub enum Instead {
     Fuzz,
 }
 
+/// Loads the module and tells the outcomes of its unit tests in TAP.
+const KUNIT: &str = r#"
+echo TAP version 14
+/bin/busybox insmod MODULE
+/bin/busybox cat /sys/kernel/debug/kunit/*/results | /bin/busybox awk '
+	/# Subtest:/ { suite = $3 }
+	/^ +(not )?ok [0-9]/ {
+		verdict = sub(/^ +not ok [0-9]+ /, "") ? "not ok" : "ok"
+		sub(/^ +ok [0-9]+ /, "")
+		print verdict, ++tests, "-", "kunit/" suite "/" $0
+	}
+	END { print "1.." tests + 0 }'
+/bin/busybox rmmod azihsm
+"#;
+
 /// Megabytes that the guest needs for the longest buffers in all processes.
 const FUZZ_MEMORY: usize = 2048;
 
@@ -109,6 +158,13 @@ impl Boot {
         let mut boot = Self::new("odd-bar", &[]);
         boot.config.bar0_size = 8192;
         boot.instead = Some(Instead::Script(ODD_BAR));
+        boot
+    }
+
+    fn kunit() -> Self {
+        let mut boot = Self::new("kunit", &[]);
+        boot.config.kunit = true;
+        boot.instead = Some(Instead::Script(KUNIT));
         boot
     }
 
@@ -154,6 +210,11 @@ impl Boot {
 
     fn long(mut self) -> Self {
         self.long = true;
+        self
+    }
+
+    fn seconds(mut self, seconds: u64) -> Self {
+        self.seconds = Some(seconds);
         self
     }
 
@@ -226,8 +287,23 @@ fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|&text| text.to_owned()).collect()
 }
 
-/// What runs after each change, the longest first.
-pub fn everyday() -> Vec<Boot> {
+/// The machines that run on such a kernel, the longest first: after each change,
+/// or all that there are.
+pub fn of(variant: Variant, full: bool) -> Vec<Boot> {
+    let mut boots = match (variant, full) {
+        (Variant::Stock, false) => everyday(),
+        (Variant::Stock, true) => self::full(),
+        (Variant::Debug, false) => debug_everyday(),
+        (Variant::Debug, true) => debug_full(),
+        (Variant::Kasan, _) => kasan(),
+    };
+    for boot in &mut boots {
+        variant.equip(&mut boot.config);
+    }
+    boots
+}
+
+fn everyday() -> Vec<Boot> {
     vec![
         Boot::new("life", &["life"]),
         Boot::new("fault-1", &["fault"]).part(0, 2),
@@ -250,8 +326,15 @@ pub fn everyday() -> Vec<Boot> {
     ]
 }
 
-/// Everything.
-pub fn full() -> Vec<Boot> {
+fn debug_everyday() -> Vec<Boot> {
+    vec![
+        Boot::new("debug", &["session", "reset"]),
+        Boot::new("debug-sample", &[]).only(SAMPLE),
+        Boot::kunit(),
+    ]
+}
+
+fn full() -> Vec<Boot> {
     vec![
         Boot::new("fault-1", &["fault"]).part(0, 3).long(),
         Boot::new("fault-2", &["fault"]).part(1, 3).long(),
@@ -276,16 +359,53 @@ pub fn full() -> Vec<Boot> {
     ]
 }
 
+fn debug_full() -> Vec<Boot> {
+    vec![
+        Boot::new("debug-fault", &["fault"]),
+        Boot::new("debug-life", &["life"]),
+        Boot::new("debug-abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new("debug-load", &["aes", "load", "reset"]),
+        Boot::new("debug-one-processor", OF_MACHINE).smp(1),
+        Boot::new("debug-four-processors", OF_MACHINE).smp(4),
+        Boot::new("debug-soak", &["soak"]).long().seconds(60),
+        Boot::kunit(),
+    ]
+}
+
+fn kasan() -> Vec<Boot> {
+    vec![
+        Boot::new("kasan-soak", &["soak"]).long().seconds(60),
+        Boot::new("kasan-life", &["life"]),
+        Boot::new("kasan-load", &["load", "reset"]),
+        Boot::new("kasan-abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new("kasan-iommu", &[])
+            .iommu()
+            .vectors(3)
+            .only(SAMPLE),
+        Boot::fuzz(60, Some(1)),
+        Boot::kunit(),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
-    use super::everyday;
-    use super::full;
+    use super::of;
     use super::Boot;
+    use super::Variant;
+    use clap::ValueEnum;
     use std::collections::BTreeSet;
+
+    /// All plans.
+    fn plans() -> Vec<Vec<Boot>> {
+        Variant::value_variants()
+            .iter()
+            .flat_map(|&variant| [of(variant, false), of(variant, true)])
+            .collect()
+    }
 
     #[test]
     fn names_are_unique_and_fit_a_directory() {
-        for plan in [everyday(), full()] {
+        for plan in plans() {
             let names: BTreeSet<_> = plan.iter().map(|boot| boot.name).collect();
             assert_eq!(names.len(), plan.len());
             assert!(names.iter().all(|name| !name.contains('/')));
@@ -294,7 +414,7 @@ mod tests {
 
     #[test]
     fn every_part_is_there() {
-        for plan in [everyday(), full()] {
+        for plan in plans() {
             for boot in &plan {
                 let parts: BTreeSet<_> = plan
                     .iter()
@@ -308,13 +428,31 @@ mod tests {
 
     #[test]
     fn command_says_what_to_run() {
-        let plan = everyday();
+        let plan = of(Variant::Stock, false);
         let boot = &plan[2];
         assert_eq!(
             boot.command("/m.ko"),
             "exec /bin/azihsm-tests --module /m.ko --vectors 32 --devices 1 \
              --part 1 --parts 2 --group 'fault'\n"
         );
+    }
+
+    #[test]
+    fn unit_tests_run_in_their_own_machine_only() {
+        for variant in [Variant::Debug, Variant::Kasan] {
+            for boot in of(variant, true) {
+                let off = boot
+                    .config
+                    .append
+                    .iter()
+                    .any(|word| word == "kunit.enable=0");
+                assert_ne!(off, boot.name == "kunit", "{}", boot.name);
+                assert!(boot.config.memory >= 1024);
+            }
+        }
+        assert!(of(Variant::Stock, true)
+            .iter()
+            .all(|boot| boot.config.append.is_empty()));
     }
 
     #[test]
