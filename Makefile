@@ -31,6 +31,8 @@ help:
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
+	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
+	@echo '                 SECONDS=600, SEED=number'
 	@echo '  make mutants   break the driver in every way, and see a test fail each time: 300 builds and boots'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
@@ -83,6 +85,10 @@ bench: setup
 .PHONY: fuzz
 fuzz: setup
 	@$(ENTER) tests/run fuzz $(or $(SECONDS),600) $(SEED)
+
+.PHONY: chaos
+chaos: setup
+	@$(ENTER) tests/run chaos $(or $(SECONDS),600) $(SEED)
 
 .PHONY: mutants
 mutants: setup

@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// all threads have one under way and still leave the processors alone.
 const SLOW_US: u64 = 1500;
 
+/// How many flushes may be under way: they may be counted later, or be lost.
+const FLUSHES: u64 = 32;
+
 /// Lengths of AES texts: most go through the memory of the slot, the last ones
 /// are accessed in place.
 const LENGTHS: &[usize] = &[16, 64, 512, 64, 4096, 240, 12_288, 32, 16_384, 1024, 40_960];
@@ -361,6 +364,27 @@ impl Crowd {
     /// holds what they were told against what the device counted: each command
     /// that has a result was carried out, and none twice, or that was refused.
     pub fn stop(self, env: &Env, patience: Duration) -> Result<Tally> {
+        let (tally, counts) = self.end(env, patience)?;
+        for (class, fetched, flushes) in counts {
+            let sent = tally.count(|of, outcome| of == class && outcome.may_be_sent());
+            ensure!(
+                fetched <= sent + flushes + FLUSHES,
+                "{class:?}: {fetched} commands reached the device, {flushes} of them flushes; \
+                 {sent} may have been sent; {tally}"
+            );
+        }
+        Ok(tally)
+    }
+
+    /// The same where others send commands, too: what the device counted more is
+    /// theirs.
+    pub fn stop_in_company(self, env: &Env, patience: Duration) -> Result<Tally> {
+        Ok(self.end(env, patience)?.0)
+    }
+
+    /// Stops the threads: what became of their commands, and how many commands of
+    /// each kind the device has seen, and how many of them were flushes.
+    fn end(self, env: &Env, patience: Duration) -> Result<(Tally, [(Class, u64, u64); 2])> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.wait_end(patience)?;
         let mut control = env.control()?;
@@ -372,21 +396,19 @@ impl Crowd {
 
         let hsm = after.hsm - self.before.hsm;
         let flushes = after.flushes - self.before.flushes;
-        for (class, fetched, others) in [
+        let counts = [
             (Class::Hsm, hsm, flushes),
             (Class::Aes, after.aes - self.before.aes, 0),
-        ] {
+        ];
+        for (class, fetched, flushes) in counts {
             let answered = tally.count(|of, outcome| of == class && outcome.is_answer());
-            let sent = tally.count(|of, outcome| of == class && outcome.may_be_sent());
-            // A flush that is under way may be counted later, or be lost.
-            const FLUSHES: u64 = 32;
             ensure!(
-                answered + others <= fetched + FLUSHES && fetched <= sent + others + FLUSHES,
-                "{class:?}: {fetched} commands reached the device, {others} of them flushes; \
-                 {answered} were answered, {sent} may have been sent; {tally}"
+                answered + flushes <= fetched + FLUSHES,
+                "{class:?}: {answered} commands were answered, but {fetched} reached the device, \
+                 {flushes} of them flushes; {tally}"
             );
         }
-        Ok(tally)
+        Ok((tally, counts))
     }
 }
 

@@ -242,9 +242,12 @@ impl Keys {
 }
 
 /// Whether AES status `status` with error code `code` says that there is no such
-/// key (any more).
+/// key (any more), or that it went away while it was being read.
 pub fn is_lost_key(status: u32, code: u32) -> bool {
-    matches!((status, code), (1, 0x0e | 0x0f) | (2, 0x01 | 0x02 | 0x08))
+    matches!(
+        (status, code),
+        (1, 0x0e | 0x0f) | (2, 0x01 | 0x02 | 0x08) | (3, 0x0d)
+    )
 }
 
 /// An AES mode.

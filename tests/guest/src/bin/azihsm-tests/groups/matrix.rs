@@ -35,7 +35,7 @@ use std::time::Instant;
 const ODD: &[&str] = &["azihsm"];
 
 /// CAP.TO: two seconds for the device to become ready or to stop.
-const READY_TIMEOUT: u64 = 3;
+pub(super) const READY_TIMEOUT: u64 = 3;
 
 /// How long unbinding may take: two attempts to stop the device, and a reset
 /// through the bus.
@@ -49,7 +49,7 @@ const BACK: Duration = Duration::from_secs(15);
 
 /// What a fault does to commands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Effect {
+pub(super) enum Effect {
     /// They take longer, at most.
     None,
     /// The device refuses some with this status and error code.
@@ -88,10 +88,10 @@ impl Effect {
 
 /// A fault, or several that make sense together only.
 #[derive(Clone)]
-struct Fault {
-    name: &'static str,
+pub(super) struct Fault {
+    pub(super) name: &'static str,
     inject: fn() -> Vec<Value>,
-    effect: Effect,
+    pub(super) effect: Effect,
     /// The kind of commands that it concerns, if it does not concern all.
     concerns: Option<Class>,
     /// For how long it is there, unless it is used up.
@@ -154,7 +154,8 @@ impl Fault {
         self
     }
 
-    fn happen(&self, env: &Env) -> Result<()> {
+    /// Makes it happen.
+    pub(super) fn happen(&self, env: &Env) -> Result<()> {
         let mut control = env.control()?;
         for fault in (self.inject)() {
             control.inject(fault)?;
@@ -210,7 +211,7 @@ macro_rules! faults {
 }
 
 /// All faults.
-fn faults() -> Vec<Fault> {
+pub(super) fn faults() -> Vec<Fault> {
     use Class::Aes;
     use Class::Hsm;
     use Effect::*;
@@ -490,7 +491,7 @@ fn pass(env: &Env, fault: &Fault, crowd: Option<&Crowd>) -> Result<()> {
 }
 
 /// Lets everything be well.
-fn undo(env: &Env) -> Result<()> {
+pub(super) fn undo(env: &Env) -> Result<()> {
     let mut control = env.control()?;
     control.clear_faults()?;
     for fault in ["gone", "unreachable"] {

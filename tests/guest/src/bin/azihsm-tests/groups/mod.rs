@@ -2,6 +2,7 @@
 //! The tests, by what they are about.
 
 mod aes;
+mod chaos;
 mod fault;
 mod hsm;
 mod info;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Test> {
         life::tests(),
         recovery::tests(),
         matrix::tests(),
+        chaos::tests(),
         soak::tests(),
     ]
     .into_iter()
