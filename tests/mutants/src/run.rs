@@ -181,17 +181,20 @@ impl<'a> Work<'a> {
         self.dir.join(format!("{number}"))
     }
 
+    /// Makes the copy the driver as it is; what was built from it before stays,
+    /// for the compiler to use again.
     fn copy(&self, number: usize) -> Result<()> {
         let tree = self.tree(number);
-        if tree.exists() {
-            fs::remove_dir_all(&tree)?;
-        }
         fs::create_dir_all(&tree)?;
         for name in SOURCES {
+            let target = tree.join(name);
+            if target.is_dir() {
+                fs::remove_dir_all(&target)?;
+            }
             let status = Command::new("cp")
                 .arg("-R")
                 .arg(self.source.join(name))
-                .arg(tree.join(name))
+                .arg(target)
                 .status()
                 .context("cp")?;
             ensure!(status.success(), "cannot copy {name}");
@@ -209,8 +212,12 @@ impl<'a> Work<'a> {
                 .arg(&self.machine.kdir)
                 .arg(assign("M", &tree))
                 .arg(assign("MO", &tree.join("build")))
-                // A third faster, and nobody is going to debug it.
-                .arg("KRUSTFLAGS=-Cdebuginfo=0")
+                // In small parts, of which only those that differ are compiled,
+                // and nobody is going to debug them: a fifth of the time.
+                .arg(format!(
+                    "KRUSTFLAGS=-Cdebuginfo=0 -Ccodegen-units=16 -Cincremental={}",
+                    tree.join("incremental").display()
+                ))
                 .arg("modules"),
         )?;
         if output.status.success() {
