@@ -212,10 +212,10 @@ impl<'a> Work<'a> {
                 .arg(&self.machine.kdir)
                 .arg(assign("M", &tree))
                 .arg(assign("MO", &tree.join("build")))
-                // In small parts, of which only those that differ are compiled,
-                // and nobody is going to debug them: a fifth of the time.
+                // Only what differs is looked at again, and nobody is going to
+                // debug it: two thirds of the time.
                 .arg(format!(
-                    "KRUSTFLAGS=-Cdebuginfo=0 -Ccodegen-units=16 -Cincremental={}",
+                    "KRUSTFLAGS=-Cdebuginfo=0 -Cincremental={}",
                     tree.join("incremental").display()
                 ))
                 .arg("modules"),
