@@ -689,12 +689,18 @@ impl<C: Class> QueuePair<C> {
         self.end(Ending::Submissions, doorbells);
     }
 
+    /// Makes the rings of a silent queue as they were when new, now that the device has forgotten
+    /// both. No command must be left.
+    pub(crate) fn renew(&self, doorbells: &Doorbells<'_>) {
+        self.end(Ending::Both, doorbells);
+    }
+
     /// Ends all commands of a silent queue, now that the device does not access their memory any
     /// more; those that it completed before keep their completion. The rings are as they were when
     /// new then.
     pub(crate) fn release(&self, doorbells: &Doorbells<'_>) {
         self.aborts.store(0, Relaxed);
-        self.end(Ending::Both, doorbells);
+        self.renew(doorbells);
     }
 
     /// Lets the queue take commands again, or for the first time. The device must know of it, or be

@@ -320,7 +320,13 @@ impl Ctrl<'_> {
         let _ = self.registers.health();
         process::sleep_a_tick();
         queue.end_submitted(&self.doorbells);
-        self.sender().create_sq(queue)?;
+        // It may have been a wrong phase that kept completions from being seen. Those are still
+        // there, and would be in the way of what is completed next.
+        queue.silence(&self.doorbells);
+        self.sender().delete_cq(queue)?;
+        let _ = self.registers.health();
+        queue.renew(&self.doorbells);
+        self.sender().create(queue)?;
         queue.open(&self.doorbells);
         Ok(())
     }

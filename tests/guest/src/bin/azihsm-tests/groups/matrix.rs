@@ -266,12 +266,12 @@ pub(super) fn faults() -> Vec<Fault> {
             { "fault": "corrupt_cqe", "class": "aes", "offset": 3, "xor": 128, "count": 3 }
         ]),
         // Nothing behind such an entry can be seen.
-        Fault::of(Hsm, "wrong-phase-hsm", Reset, faults![
+        Fault::of(Hsm, "wrong-phase-hsm", Lost, faults![
             { "fault": "wrong_phase", "class": "hsm", "count": 1 }
-        ]).patience(60),
-        Fault::of(Aes, "wrong-phase-aes", Reset, faults![
+        ]),
+        Fault::of(Aes, "wrong-phase-aes", Lost, faults![
             { "fault": "wrong_phase", "class": "aes", "count": 1 }
-        ]).patience(60),
+        ]),
         Fault::of(Hsm, "wrong-sqhd-hsm", None, faults![
             { "fault": "wrong_sqhd", "class": "hsm", "sqhd": 65535, "count": 10 },
             { "fault": "wrong_sqhd", "class": "hsm", "sqhd": 0, "count": 10 }
