@@ -75,8 +75,9 @@ pub fn tests() -> Vec<Test> {
             .may_warn(&["controller does not become ready", "cannot be reset"])
             .spoils(),
         Test::new("reset/gives-up-waiting-for-another", gives_up)
-            .takes(70)
-            .seconds(150)
+            .takes(150)
+            .seconds(240)
+            .spoils()
             .long(),
     ]
 }
@@ -639,22 +640,34 @@ fn waits_for_failure(env: &Env) -> Result<()> {
     repair_device(env)
 }
 
-/// A reset that takes longer than another is ready to wait for it.
+/// Resets that take longer than another is ready to wait for its turn.
 fn gives_up(env: &Env) -> Result<()> {
-    let devices = [env.open()?, env.open()?];
-    env.control()?.set("cap_to", &json!(200))?;
-    env.control()?
-        .inject(json!({"fault": "slow_enable", "ms": 64_000, "count": 1}))?;
-    let result = thread::scope(|scope| -> Result<()> {
-        let slow = scope.spawn(|| devices[0].reset(ResetKind::Controller));
-        thread::sleep(Duration::from_millis(500));
+    // Of stopping, and of starting; the driver waits for 30 s at most.
+    const SLOW_MS: u64 = 28_000;
+    let devices = [env.open()?, env.open()?, env.open()?];
+    let mut control = env.control()?;
+    control.set("cap_to", &json!(60))?;
+    for fault in ["slow_disable", "slow_enable"] {
+        control.inject(json!({ "fault": fault, "ms": SLOW_MS, "count": 3 }))?;
+    }
+    thread::scope(|scope| -> Result<()> {
+        // The second waits for the first, and the last, of which there was one
+        // before it was asked for, for both.
+        let resets = [
+            scope.spawn(|| devices[0].reset(ResetKind::Controller)),
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(500));
+                devices[1].reset(ResetKind::Subsystem)
+            }),
+        ];
+        thread::sleep(Duration::from_secs(1));
         let mut reset = request(abi::RESET_CONTROLLER);
-        let result = sys::submit(&devices[1], abi::IOC_RESET, &mut reset);
+        let result = sys::submit(&devices[2], abi::IOC_RESET, &mut reset);
         check_eq!(result, Err(Errno::INVAL), "reset during another");
         check_eq!(reset.status, abi::RESET_BUSY, "status");
-        slow.join().expect("no panic")?;
+        for reset in resets {
+            reset.join().expect("no panic")?;
+        }
         Ok(())
-    });
-    env.control()?.set("cap_to", &json!(20))?;
-    result
+    })
 }
