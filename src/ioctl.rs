@@ -290,9 +290,7 @@ fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     const LEN: usize = size_of::<DevInfo>() - 1;
     let slice = || UserSlice::new(UserPtr::from_addr(arg), LEN);
 
-    let mut bytes = [0; LEN];
-    slice().reader().read_slice(&mut bytes)?;
-    let [a, b, c, d, ..] = bytes;
+    let [a, b, c, d, ..] = slice().reader().read::<[u8; LEN]>()?;
     let argsz = u32::from_ne_bytes([a, b, c, d]);
     // CAST: Widening.
     if (argsz as usize) < size_of::<DevInfo>() {
@@ -302,9 +300,8 @@ fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
         argsz,
         ..ctrl.info()
     };
-    slice()
-        .writer()
-        .write_slice(AsBytes::as_bytes(&info).get(..LEN).ok_or(EINVAL)?)
+    let bytes = AsBytes::as_bytes(&info).first_chunk::<LEN>();
+    slice().writer().write(bytes.ok_or(EINVAL)?)
 }
 
 /// Reset (abi.rst 3.4).
