@@ -98,6 +98,7 @@ impl From<&[u64; 2]> for Completion {
 enum Opcode {
     DeleteSq = 0x00,
     CreateSq = 0x01,
+    DeleteCq = 0x04,
     CreateCq = 0x05,
     Identify = 0x06,
     GetFeatures = 0x0a,
@@ -321,7 +322,12 @@ impl Sender<'_> {
         self.create_sq(queue)
     }
 
-    fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
+    /// Makes the device use the completion queue of `queue`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
         const INTERRUPTS: u32 = 1 << 1;
 
         let interrupts = match queue.vector() {
@@ -366,6 +372,22 @@ impl Sender<'_> {
     pub(crate) fn delete_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
         let sqe = Sqe {
             opcode: Opcode::DeleteSq as u8,
+            dw10: u32::from(queue.id().get()).to_le(),
+            ..Sqe::default()
+        };
+        self.send(sqe, None)?;
+        Ok(())
+    }
+
+    /// Makes the device forget the completion queue of `queue`, whose submission queue it has
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn delete_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
+        let sqe = Sqe {
+            opcode: Opcode::DeleteCq as u8,
             dw10: u32::from(queue.id().get()).to_le(),
             ..Sqe::default()
         };

@@ -30,7 +30,8 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         barrier::{
             dma_mb,
@@ -210,6 +211,8 @@ pub(crate) struct QueuePair<C: Class> {
     // Both used by the reaper only.
     cq_head: Atomic<u32>,
     cq_phase: Atomic<bool>,
+    // Whether the device has gone on behind `cq_head`.
+    skewed: Atomic<bool>,
     mode: Atomic<u32>,
     ending: Atomic<u32>,
     // How often the queue was started, and the start of which waiters are told to leave.
@@ -293,6 +296,7 @@ impl<C: Class> QueuePair<C> {
             cq: Coherent::zeroed_slice(dev, entries * Self::CQE_WORDS, GFP_KERNEL)?,
             cq_head: Atomic::new(0),
             cq_phase: Atomic::new(true),
+            skewed: Atomic::new(false),
             // CAST: The discriminants are those of the words.
             mode: Atomic::new(Mode::Open as u32),
             ending: Atomic::new(Ending::Nothing as u32),
@@ -421,6 +425,9 @@ impl<C: Class> QueuePair<C> {
             }
         }
         if !self.is_ending(Ending::Nothing) {
+            if self.sees_skew() {
+                self.skewed.store(true, Release);
+            }
             self.end_all(Phase::InFlight);
         }
         if self.is_ending(Ending::Both) {
@@ -440,6 +447,30 @@ impl<C: Class> QueuePair<C> {
         }
         self.cq_head.store(0, Relaxed);
         self.cq_phase.store(true, Relaxed);
+        self.skewed.store(false, Release);
+    }
+
+    /// Returns whether the device has gone on behind the entry that is to be read next, which it
+    /// wrote with the phase of the last pass. There would not be room for what it writes then, and
+    /// nobody would look at that.
+    fn sees_skew(&self) -> bool {
+        let mut cqe = C::Cqe::default();
+        let entries = usize::from(self.size());
+        // CAST: An index into the ring.
+        let head = self.cq_head.load(Relaxed) as usize;
+        let phase = self.cq_phase.load(Relaxed);
+        let is_behind = (head + 1..head + entries).any(|index| match index.checked_sub(entries) {
+            Some(index) => self.read_cqe(index, !phase, &mut cqe),
+            None => self.read_cqe(index, phase, &mut cqe),
+        });
+        is_behind || {
+            // It may be the last that it wrote.
+            self.read_cqe(head, !phase, &mut cqe) && {
+                let cid = C::cid(&cqe);
+                let slot = self.slots.get(slot::tag_of(cid));
+                slot.is_some_and(|slot| slot.is_in_flight_as(cid))
+            }
+        }
     }
 
     /// Ends the command that `cqe` is for.
@@ -690,6 +721,18 @@ impl<C: Class> QueuePair<C> {
     /// those that it completed before keep their completion.
     pub(crate) fn end_submitted(&self, doorbells: &Doorbells<'_>) {
         self.end(Ending::Submissions, doorbells);
+    }
+
+    /// Returns whether the device was found to write to other entries of the completion queue than
+    /// the one to be read next, since [`Self::end_submitted`].
+    pub(crate) fn is_skewed(&self) -> bool {
+        self.skewed.load(Acquire)
+    }
+
+    /// Makes the rings of a silent queue without commands as they were when new. The device must
+    /// have deleted both.
+    pub(crate) fn renew(&self, doorbells: &Doorbells<'_>) {
+        self.end(Ending::Both, doorbells);
     }
 
     /// Ends all commands of a silent queue, now that the device does not access their memory any

@@ -291,6 +291,13 @@ impl<T: Unpin> Slot<T> {
         Ended::Woken
     }
 
+    /// Returns whether the device has the command that `cid` names.
+    pub(crate) fn is_in_flight_as(&self, cid: u16) -> bool {
+        let state = self.load();
+
+        state.is(Phase::InFlight) && u32::from(cid) >> TAG_BITS == state.generation_of_cid()
+    }
+
     /// Tells the waiter, if there is one, to leave before the command has ended.
     pub(crate) fn evict(&self) {
         let mut state = self.load();

@@ -320,6 +320,14 @@ impl Ctrl<'_> {
         let _ = self.registers.health();
         process::sleep_a_tick();
         queue.end_submitted(&self.doorbells);
+        if queue.is_skewed() {
+            let id = queue.id().get();
+            dev_warn!(self.dev(), "queue {id}: completion without its phase\n");
+            queue.silence(&self.doorbells);
+            self.sender().delete_cq(queue)?;
+            queue.renew(&self.doorbells);
+            self.sender().create_cq(queue)?;
+        }
         self.sender().create_sq(queue)?;
         queue.open(&self.doorbells);
         Ok(())
