@@ -322,7 +322,12 @@ impl Sender<'_> {
         self.create_sq(queue)
     }
 
-    fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
+    /// Makes the device use the completion queue of `queue`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
         const INTERRUPTS: u32 = 1 << 1;
 
         let interrupts = match queue.vector() {

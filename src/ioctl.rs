@@ -153,7 +153,7 @@ impl FileOps for File {
         self.orphans.lose_owner(session.id, era);
         // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
-            ctrl.flush_orphans();
+            ctrl.flush_closed();
             Ok(())
         });
     }

@@ -647,6 +647,9 @@ impl<C: Class> QueuePair<C> {
         // CAST: The discriminants are those of the word.
         self.mode.xchg(mode as u32, Full);
         self.settle(doorbells);
+        if mode == Mode::Open {
+            self.permits.restore();
+        }
     }
 
     /// Ends all commands of a queue that is not open, and resets what `ending` says.
@@ -1024,6 +1027,34 @@ impl<C: Class> Pool<C> {
             return Err(Lost::Refused);
         }
         let wait = patience.start();
+        loop {
+            self.take_permit(doorbells, &wait)?;
+            let restored = self.permits.restored();
+            // There is one: tags are given back before permits. It may take more than one look if
+            // others take and give meanwhile.
+            loop {
+                if let Some(owned) = self.try_take(doorbells) {
+                    return Ok(owned);
+                }
+                if !self.queues.iter().all(QueuePair::is_open) {
+                    break;
+                }
+                core::hint::spin_loop();
+            }
+            // Those that are free are slots of a queue that is being drained or aborted.
+            self.permits.withhold(restored);
+            if self.is_closed() {
+                return Err(Lost::Refused);
+            }
+        }
+    }
+
+    /// Waits for a permit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::take`].
+    fn take_permit(&self, doorbells: &Doorbells<'_>, wait: &Wait) -> Result<(), Lost> {
         let mut closed = false;
         self.permits
             .take(|handed_over| loop {
@@ -1046,30 +1077,7 @@ impl<C: Class> Pool<C> {
                 Waited::Killed => Lost::Interrupted,
                 _ if closed => Lost::Refused,
                 _ => Lost::Busy,
-            })?;
-
-        // There is one: tags are given back before permits. It may take more than one look if
-        // others take and give meanwhile.
-        let lost = loop {
-            if let Some(owned) = self.try_take(doorbells) {
-                return Ok(owned);
-            }
-            if self.queues.iter().all(QueuePair::is_open) {
-                core::hint::spin_loop();
-                continue;
-            }
-            // Those that are free may be slots of a queue that is being drained or aborted.
-            if self.is_closed() {
-                break Lost::Refused;
-            } else if wait.is_over() {
-                break Lost::Busy;
-            } else if wait.is_killed() {
-                break Lost::Interrupted;
-            }
-            process::sleep_a_tick();
-        };
-        self.permits.give();
-        Err(lost)
+            })
     }
 
     /// Returns whether there is no queue that takes commands.

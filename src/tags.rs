@@ -6,6 +6,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
             Relaxed, //
@@ -110,16 +111,20 @@ impl Tags {
 
 /// Permits to take a tag of one of several queues, as many as there are tags.
 ///
-/// Whoever holds a permit finds a free tag. Permits are given out in the order in which they are
+/// Whoever holds a permit finds a free tag, unless that is of a queue that takes no commands for a
+/// while: a permit too many is withheld meanwhile, so that nobody has to look for a tag now and
+/// then while others, who come at the right moment, find one. Permits are given out in the order in which they are
 /// asked for: somebody who does not have to wait cannot take that of somebody who does.
 ///
 /// # Invariants
 ///
 /// `free` is the number of permits that nobody holds, less the number of those who are waiting
-/// and for whom no signal was sent.
+/// and for whom no signal was sent. `withheld` permits are held by nobody and not free.
 #[pin_data]
 pub(crate) struct Permits {
     free: Atomic<i32>,
+    withheld: Atomic<u32>,
+    restored: Atomic<u32>,
     #[pin]
     handed_over: Event,
 }
@@ -134,6 +139,8 @@ impl Permits {
         Arc::pin_init(
             pin_init!(Self {
                 free: Atomic::new(0),
+                withheld: Atomic::new(0),
+                restored: Atomic::new(0),
                 handed_over <- Event::new(),
             }),
             GFP_KERNEL,
@@ -150,6 +157,30 @@ impl Permits {
         // INVARIANT: Either one more is free, or one waiter less is without a signal.
         if self.free.fetch_add(1, Full) < 0 {
             self.handed_over.signal();
+        }
+    }
+
+    /// Returns a number that is another one after each [`Self::restore`].
+    pub(crate) fn restored(&self) -> u32 {
+        self.restored.load(Acquire)
+    }
+
+    /// Keeps the caller's permit, for which there was no tag after [`Self::restored`] was `seen`,
+    /// from everybody until it is restored the next time.
+    pub(crate) fn withhold(&self, seen: u32) {
+        self.withheld.fetch_add(1, Full);
+        // Fully ordered, as are the two accesses of `restore()`: either that one finds it, or it is
+        // seen here.
+        if self.restored.fetch_add(0, Full) != seen {
+            self.restore();
+        }
+    }
+
+    /// Gives back all permits that are withheld, now that there are tags for them.
+    pub(crate) fn restore(&self) {
+        self.restored.fetch_add(1, Full);
+        for _ in 0..self.withheld.xchg(0, Full) {
+            self.give();
         }
     }
 

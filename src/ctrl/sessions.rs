@@ -81,6 +81,16 @@ impl Ctrl<'_> {
         self.flushing.signal();
     }
 
+    /// The same for somebody who closes a descriptor: if the device did not answer the last time
+    /// this is left to the monitor, so that who closes many waits for one of them only.
+    pub(crate) fn flush_closed(&self) {
+        if self.flush_stalled.load(Relaxed) {
+            self.orphans().flush_soon();
+        } else {
+            self.flush_orphans();
+        }
+    }
+
     /// Waits until nobody flushes sessions, and keeps others from doing so until
     /// `self.flushing.signal()`.
     fn lock_flushing(&self) -> bool {
@@ -100,6 +110,8 @@ impl Ctrl<'_> {
             .hsm
             .take(&self.doorbells, FLUSH)
             .and_then(|owned| hsm::Command::new(owned).flush(closing, held_back, FLUSH));
+        let stalled = matches!(flushed, Err(Lost::Busy | Lost::TimedOut));
+        self.flush_stalled.store(stalled, Relaxed);
         match flushed {
             Ok(completion) => {
                 if completion.report.left_open(completion.status).is_some() {

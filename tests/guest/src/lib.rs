@@ -8,6 +8,7 @@ pub mod hsm;
 pub mod kmsg;
 pub mod mark;
 pub mod module;
+pub mod monitor;
 pub mod pci;
 pub mod reference;
 pub mod sys;

@@ -42,6 +42,10 @@ pub struct Counters {
     pub function_resets: u64,
     /// Bus resets.
     pub bus_resets: u64,
+    /// Times the client disconnected.
+    pub disconnects: u64,
+    /// Times it did so while the function was enabled.
+    pub left_enabled: u64,
     /// HSM sessions that were opened.
     pub sessions_opened: u64,
     /// HSM sessions that were closed or flushed.
@@ -101,6 +105,8 @@ impl Counters {
             "subsystem_resets": self.subsystem_resets,
             "function_resets": self.function_resets,
             "bus_resets": self.bus_resets,
+            "disconnects": self.disconnects,
+            "left_enabled": self.left_enabled,
             "sessions_opened": self.sessions_opened,
             "sessions_closed": self.sessions_closed,
             "flushes": self.flushes,

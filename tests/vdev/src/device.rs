@@ -107,6 +107,8 @@ impl Device {
 
     /// The client is gone: nothing it shared is used any more.
     pub fn disconnect(&self) {
+        let enabled = self.front.registers().enabled();
+        self.model().count_disconnect(enabled);
         self.front.set_gone(false);
         self.front.set_unreachable(false);
         self.front.bus_reset();

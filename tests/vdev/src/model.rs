@@ -264,6 +264,12 @@ impl Model {
         self.bus.front.reset_counters();
     }
 
+    /// Counts that the client went away, with the function enabled or not.
+    pub(crate) fn count_disconnect(&mut self, enabled: bool) {
+        self.bus.counters.disconnects += 1;
+        self.bus.counters.left_enabled += u64::from(enabled);
+    }
+
     /// Number of resource groups of the function.
     pub(crate) fn group_count(&self) -> u8 {
         self.groups.count(self.options.controller)

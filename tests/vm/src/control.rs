@@ -2,6 +2,7 @@
 //! Asking the virtual device.
 
 use anyhow::bail;
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use serde_json::json;
@@ -11,7 +12,9 @@ use std::io::BufReader;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 /// How long the device may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn violations(socket: &Path) -> Result<Vec<String>> {
     let answer = ask(socket, &json!({ "cmd": "violations" }))?;
     broken_rules(&answer)
+}
+
+/// Whether the function was still enabled when the machine was off.
+pub fn was_left_enabled(socket: &Path) -> Result<bool> {
+    let begin = Instant::now();
+    loop {
+        let counters = &ask(socket, &json!({ "cmd": "counters" }))?["counters"];
+        // The device may not have noticed yet.
+        if counters["disconnects"] != 0 {
+            return Ok(counters["left_enabled"] != 0);
+        }
+        ensure!(begin.elapsed() < PATIENCE, "the machine is not off");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Makes sure that the device answers.

@@ -41,7 +41,8 @@ const BOOTS: usize = 3;
 /// How many lines of the console are kept to be shown.
 const TAIL: usize = 60;
 
-/// Most devices: each takes one of the two serial ports left.
+/// Most devices: each takes one of the two serial ports left, of which the last leads to the
+/// monitor if there is no device for it.
 pub const MAX_DEVICES: usize = 2;
 
 /// Root port of device `n`, and the chassis and slot it has.
@@ -273,6 +274,12 @@ impl Machine {
                     .extend(list.into_iter().map(|rule| format!("device {n}: {rule}"))),
                 Err(error) => outcome.problems.push(format!("device {n}: {error:#}")),
             }
+            // One that was killed had no chance.
+            if outcome.exit.is_some() && control::was_left_enabled(control)? {
+                outcome
+                    .violations
+                    .push(format!("device {n}: enabled when the machine was off"));
+            }
         }
         outcome.total = self.started.elapsed();
         Ok(outcome)
@@ -428,6 +435,18 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
                 path.display()
             ))
             .args(["-serial", &format!("chardev:{port}")]);
+    }
+    if config.devices < MAX_DEVICES {
+        // The last serial port leads to the monitor of the machine itself.
+        let path = dir.join("monitor");
+        let path = path.display();
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id=monitor,server=on,wait=off,path={path}"))
+            .args(["-mon", "chardev=monitor,mode=readline"])
+            .arg("-chardev")
+            .arg(format!("socket,id=to-monitor,server=off,path={path}"))
+            .args(["-serial", "chardev:to-monitor"]);
     }
     for n in 0..config.devices {
         let device = json!({

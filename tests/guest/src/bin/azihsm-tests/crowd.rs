@@ -121,6 +121,9 @@ pub struct Tally {
     pub counts: BTreeMap<(Class, Outcome), u64>,
     /// The longest that a command took which was answered.
     pub longest: Duration,
+    /// How many others of its kind were answered, at most, from before a command was
+    /// sent until it was answered.
+    pub overtaken: u64,
     /// When the last thread was told that there is no device.
     pub last_gone: Option<Instant>,
     /// What is wrong.
@@ -153,7 +156,8 @@ impl std::fmt::Display for Tally {
         for ((class, outcome), count) in &self.counts {
             write!(f, "{class:?} {outcome:?}: {count}, ")?;
         }
-        write!(f, "longest {} ms", self.longest.as_millis())
+        let longest = self.longest.as_millis();
+        write!(f, "longest {longest} ms, overtaken by {}", self.overtaken)
     }
 }
 
@@ -446,22 +450,30 @@ impl Member {
         while !self.shared.stop.load(Ordering::Relaxed) {
             round += 1;
             let begin = Instant::now();
+            let before = self.answered();
             let since = &self.shared.since[self.number];
             since.store(self.shared.now(), Ordering::Relaxed);
             let result = self.one(round);
             since.store(0, Ordering::Relaxed);
             let has_lost = matches!(result, Ok(Outcome::NoSession));
-            if !self.note(self.class(), result, begin.elapsed()) {
+            let took = (begin.elapsed(), self.answered() - before);
+            if !self.note(self.class(), result, took) {
                 return;
             }
-            if has_lost && !self.note(Class::Hsm, self.place.reopen(), Duration::ZERO) {
+            if has_lost && !self.note(Class::Hsm, self.place.reopen(), Default::default()) {
                 return;
             }
         }
     }
 
-    /// Takes note of how a command ended, after `time`; returns whether to go on.
-    fn note(&self, class: Class, result: Result<Outcome>, time: Duration) -> bool {
+    /// How many commands of its kind were answered.
+    fn answered(&self) -> u64 {
+        self.shared.answered[self.class() as usize].load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how a command ended, after some time in which so many others
+    /// were answered; returns whether to go on.
+    fn note(&self, class: Class, result: Result<Outcome>, took: (Duration, u64)) -> bool {
         let mut tally = self.shared.tally.lock().expect("nobody panics");
         let outcome = match result {
             Ok(outcome) => outcome,
@@ -477,7 +489,8 @@ impl Member {
             return false;
         }
         if outcome.is_answer() {
-            tally.longest = tally.longest.max(time);
+            tally.longest = tally.longest.max(took.0);
+            tally.overtaken = tally.overtaken.max(took.1);
             let answered = &self.shared.answered[class as usize];
             answered.fetch_add(1, Ordering::Relaxed);
         } else {

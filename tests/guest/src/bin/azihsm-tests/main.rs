@@ -93,7 +93,16 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match Runner::new(env) {
-        Ok(mut runner) => runner.run(&tests),
+        Ok(mut runner) => {
+            let code = runner.run(&tests);
+            match runner.leave_busy() {
+                Ok(()) => code,
+                Err(error) => {
+                    println!("# commands cannot be left under way: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Err(error) => {
             println!("Bail out! {error:#}");
             ExitCode::FAILURE

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running tests one after the other.
 
+use crate::crowd::Crowd;
+use crate::crowd::Plan;
 use anyhow::bail;
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::control::Control;
@@ -385,6 +388,29 @@ impl Runner {
         } else {
             ExitCode::FAILURE
         }
+    }
+
+    /// Leaves a process behind that uses the devices until the machine is off: by then
+    /// the driver must have stopped them, as the harness finds out.
+    pub fn leave_busy(&self) -> Result<()> {
+        self.env.restore(self.spoiled)?;
+        let (reader, writer) = pipe()?;
+        let child = Child::run(|| {
+            let result = (|| -> Result<()> {
+                let crowd = Crowd::start(&self.env, Plan::FEW)?;
+                crowd.wait_busy()?;
+                File::from(writer).write_all(b"!")?;
+                // Nobody needs it any more then.
+                crowd.wait_end(Duration::from_secs(60))
+            })();
+            i32::from(result.is_err())
+        })?;
+        // It is to be there when this process is not.
+        std::mem::forget(child);
+        let mut byte = [0];
+        let count = File::from(reader).read(&mut byte)?;
+        ensure!(count == 1, "no commands are under way");
+        Ok(())
     }
 
     /// What is wrong, if anything.
