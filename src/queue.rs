@@ -459,6 +459,10 @@ impl<C: Class> QueuePair<C> {
         // CAST: An index into the ring.
         let head = self.cq_head.load(Relaxed) as usize;
         let phase = self.cq_phase.load(Relaxed);
+        if self.read_cqe(head, phase, &mut cqe) {
+            // One that has just come.
+            return false;
+        }
         let is_behind = (head + 1..head + entries).any(|index| match index.checked_sub(entries) {
             Some(index) => self.read_cqe(index, !phase, &mut cqe),
             None => self.read_cqe(index, phase, &mut cqe),
