@@ -153,6 +153,8 @@ pub(crate) struct Ctrl<'bound> {
     history: Pin<KBox<Mutex<History>>>,
     // How often in a row sessions that nobody has could not be flushed.
     flush_failures: Atomic<u32>,
+    // How often in a row the device has refused to.
+    flush_refusals: Atomic<u32>,
     // Whether the device did not answer when it was last told to flush one.
     flush_stalled: Atomic<bool>,
     // Time until the next attempt at a dead controller, and until the one after that.
@@ -208,6 +210,7 @@ impl<'bound> Ctrl<'bound> {
             holds: Atomic::new(0),
             history: KBox::pin_init(new_mutex!(History::default(), "azihsm_history"), GFP_KERNEL)?,
             flush_failures: Atomic::new(0),
+            flush_refusals: Atomic::new(0),
             flush_stalled: Atomic::new(false),
             looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),

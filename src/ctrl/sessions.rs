@@ -37,6 +37,11 @@ const FLUSH: Patience = Patience {
 /// How often in a row flushing what nobody has may fail.
 const MAX_FAILURES: u32 = 3;
 
+/// How often in a row the device may refuse to flush a session until it is taken for one that does
+/// not know the command (device.rst 5.6).
+// CAST: Widening.
+const MAX_REFUSALS: u32 = 3 * hsm::MAX_SESSIONS as u32;
+
 impl Ctrl<'_> {
     /// Lets a command that opens a session be sent now, unless that has to wait. The result is to be
     /// kept until the descriptor knows of the session.
@@ -113,8 +118,17 @@ impl Ctrl<'_> {
         let stalled = matches!(flushed, Err(Lost::Busy | Lost::TimedOut));
         self.flush_stalled.store(stalled, Relaxed);
         match flushed {
+            Ok(completion) if completion.status != 0 => {
+                // It may have closed it all the same, so nobody may be given the number meanwhile.
+                if self.flush_refusals.load(Relaxed) < MAX_REFUSALS {
+                    self.flush_refusals.fetch_add(1, Relaxed);
+                    self.orphans().set_unsure();
+                }
+                Ok(())
+            }
             Ok(completion) => {
-                if completion.report.left_open(completion.status).is_some() {
+                self.flush_refusals.store(0, Relaxed);
+                if completion.report.left_open(0).is_some() {
                     self.orphans().keep(id);
                 }
                 Ok(())
