@@ -14,14 +14,14 @@ use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::Orphans,
+    patience::Patience,
     queue::{
         Class,
         Lost,
         Pool,
         QueuePair, //
     },
-    regs::Doorbells,
-    tags::Patience, //
+    regs::Doorbells, //
 };
 
 /// How long an admin command may take (4.13).

@@ -28,6 +28,7 @@ use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::Orphans,
+    patience::Patience,
     queue::{
         Class,
         Lost,
@@ -38,8 +39,7 @@ use crate::{
         dwords,
         Scattered,
         Sgl, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 /// The AES queues.

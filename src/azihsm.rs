@@ -8,20 +8,22 @@
 //! - [`session`] has the rules of sessions, [`orphans`] cleans up behind those who had to leave;
 //! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for,
 //!   and [`recovery`] notices when that is not well;
-//! - [`queue`] is the queue pair, with its [`slot`]s and [`tags`], and [`combine`] below it;
+//! - [`queue`] is the queue pair; the part of it that is concurrent is [`lockless`], and [`patience`]
+//!   says how long somebody waits;
 //! - [`sgl`] describes data to the device;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
 mod admin;
 mod aes;
-mod combine;
 mod ctrl;
 mod driver;
 mod hsm;
 mod ioctl;
+mod lockless;
 mod number;
 mod orphans;
 mod params;
+mod patience;
 mod queue;
 mod recovery;
 mod regs;
@@ -29,7 +31,6 @@ mod session;
 mod sgl;
 mod slot;
 mod sys;
-mod tags;
 mod uapi;
 
 use kernel::{

@@ -41,6 +41,7 @@ use crate::{
     hsm::Hsm,
     orphans::Orphans,
     params,
+    patience::Patience,
     queue::{
         Class,
         Notify,
@@ -65,7 +66,6 @@ use crate::{
             Probing, //
         },
     },
-    tags::Patience,
     uapi, //
 };
 

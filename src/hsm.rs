@@ -24,6 +24,7 @@ use crate::{
         Opening,
         Orphans, //
     },
+    patience::Patience,
     queue::{
         Class,
         Lost,
@@ -34,8 +35,7 @@ use crate::{
         Report,
         Token, //
     },
-    sgl::dwords,
-    tags::Patience, //
+    sgl::dwords, //
 };
 
 /// The HSM queues.

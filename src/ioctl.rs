@@ -46,6 +46,7 @@ use crate::{
         Opening,
         Orphans, //
     },
+    patience::Patience,
     queue::Lost,
     recovery::{
         Condition,
@@ -66,7 +67,6 @@ use crate::{
         process,
         process::Process, //
     },
-    tags::Patience,
     uapi,
     uapi::{
         AesCmd,

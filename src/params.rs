@@ -7,8 +7,8 @@
 use kernel::time::Delta;
 
 use crate::{
-    module_parameters,
-    slot, //
+    lockless::slot,
+    module_parameters, //
 };
 
 /// Fewest entries of a queue: one command at a time.
