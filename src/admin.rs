@@ -242,7 +242,7 @@ impl Sender<'_> {
             let address = owned.buffer().dma_address() + SZ_4K as u64;
             sqe.prp1 = address.to_le();
         }
-        let (owned, cqe) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
+        let (owned, cqe, ()) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
         let completion = Completion::from(&cqe);
         if completion.status != 0 {
             return Err(Failure::Status(completion.status));

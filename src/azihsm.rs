@@ -10,11 +10,12 @@
 //!   and [`recovery`] notices when that is not well;
 //! - [`queue`] is the queue pair; the part of it that is concurrent is [`lockless`], and [`patience`]
 //!   says how long somebody waits;
-//! - [`sgl`] describes data to the device;
+//! - [`sgl`] describes data to the device, [`bounce`] has memory that it is copied through;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
 mod admin;
 mod aes;
+mod bounce;
 mod ctrl;
 mod driver;
 mod hsm;
@@ -78,6 +79,10 @@ module! {
         num_aes_slots: i32 {
             default: 16,
             description: "Entries of each AES queue (2 to 1024)",
+        },
+        aes_bounce_buffers: i32 {
+            default: 72,
+            description: "Buffers of 64 KiB that AES data is copied through (0 to 1024)",
         },
     },
 }

@@ -585,7 +585,7 @@ impl<C: Class> Owned<'_, C> {
     }
 
     /// Submits `sqe` and waits for its completion. The device, or the caller, has `token` until
-    /// the command has ended.
+    /// the command has ended; if it was completed it is returned.
     ///
     /// # Errors
     ///
@@ -595,7 +595,7 @@ impl<C: Class> Owned<'_, C> {
         mut sqe: C::Sqe,
         token: C::Token,
         patience: Patience,
-    ) -> Result<(Self, C::Cqe), Lost> {
+    ) -> Result<(Self, C::Cqe, C::Token), Lost> {
         C::set_cid(&mut sqe, self.slot.slot().cid(self.tag));
         // Cannot fail: there is a place for each tag.
         self.prepare(sqe).map_err(|_| Lost::Refused)?;
@@ -611,7 +611,7 @@ impl<C: Class> Owned<'_, C> {
             .write(self.tag * size_of::<C::Sqe>(), sqe.as_bytes())
     }
 
-    fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe), Lost> {
+    fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe, C::Token), Lost> {
         let wait = patience.start();
         let waited = match self.queue.notify {
             Notify::Vector(_) => wait.for_event(self.slot.done()),
@@ -623,7 +623,7 @@ impl<C: Class> Owned<'_, C> {
             Waited::TimedOut if self.queue.pair.is_deserted() => (false, Lost::Deserted),
             Waited::TimedOut => (false, Lost::TimedOut),
         };
-        let Some(_token) = self.queue.pair.conclude(self.slot, token, signalled) else {
+        let Some(token) = self.queue.pair.conclude(self.slot, token, signalled) else {
             if self.queue.notify == Notify::Poll {
                 self.queue.orphans.release();
             }
@@ -633,7 +633,7 @@ impl<C: Class> Owned<'_, C> {
         };
         let mut cqe = C::Cqe::default();
         match self.slot.slot().collect(cqe.as_mut()) {
-            Verdict::Completed => Ok((self, cqe)),
+            Verdict::Completed => Ok((self, cqe, token)),
             Verdict::Halted => Err(Lost::Halted),
             Verdict::NotSent => Err(Lost::Refused),
         }

@@ -22,7 +22,7 @@ pub(crate) fn take_lowest(words: &[Atomic<u64>]) -> Option<usize> {
         let mut taken = word.load(Relaxed);
         while taken != u64::MAX {
             let bit = taken.trailing_ones();
-            match word.cmpxchg(taken, taken | 1 << bit, Full) {
+            match word.cmpxchg(taken, taken | (1 << bit), Full) {
                 // CAST: Less than 64.
                 Ok(_) => return Some(index * 64 + bit as usize),
                 Err(now) => taken = now,

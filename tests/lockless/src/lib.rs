@@ -9,6 +9,8 @@
 //! scenario says.
 
 #![cfg(test)]
+// The threads of the model are coroutines of one thread.
+#![allow(clippy::arc_with_non_send_sync)]
 // What only the rest of the driver uses.
 #![allow(dead_code)]
 

@@ -141,6 +141,7 @@ pub struct Machine {
     sq_tail: AtomicU32,
     cq_head: AtomicU32,
     rung: Event,
+    interrupt: Event,
     /// Orphans wait for somebody to clean up.
     orphans: Event,
     device: Mutex<Device>,
@@ -194,6 +195,7 @@ impl Machine {
             sq_tail: AtomicU32::new(0),
             cq_head: AtomicU32::new(0),
             rung: Event::new(),
+            interrupt: Event::new(),
             orphans: Event::new(),
             device: Mutex::new(Device::default()),
             in_device: Record::new(vec![false; slots]),
@@ -368,7 +370,29 @@ impl Machine {
         }
     }
 
-    /// The same until [`Self::close_down`].
+    /// The device fetches and completes as many commands as that, and the interrupt handler, which
+    /// is in another thread, reaps as often.
+    pub fn complete_and_interrupt(&self, count: usize) {
+        let mut completed = 0;
+        while completed < count {
+            self.wait_for_doorbell();
+            self.fetch();
+            for _ in 0..self.complete() {
+                completed += 1;
+                self.interrupt.signal();
+            }
+        }
+    }
+
+    /// The interrupt handler, as often as that.
+    pub fn handle_interrupts(&self, count: usize) {
+        for _ in 0..count {
+            self.interrupt.wait();
+            self.pair.reap(self);
+        }
+    }
+
+    /// The same as [`Self::serve`] until [`Self::close_down`].
     pub fn serve_open(&self) {
         while !self.done.load(SeqCst) {
             self.wait_for_doorbell();
