@@ -14,14 +14,14 @@ use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::Orphans,
+    patience::Patience,
     queue::{
         Class,
         Lost,
         Pool,
         QueuePair, //
     },
-    regs::Doorbells,
-    tags::Patience, //
+    regs::Doorbells, //
 };
 
 /// How long an admin command may take (4.13).
@@ -243,7 +243,7 @@ impl Sender<'_> {
             let address = owned.buffer().dma_address() + SZ_4K as u64;
             sqe.prp1 = address.to_le();
         }
-        let (owned, cqe) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
+        let (owned, cqe, ()) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
         let completion = Completion::from(&cqe);
         if completion.status != 0 {
             return Err(Failure::Status(completion.status));

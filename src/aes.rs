@@ -3,7 +3,8 @@
 //! AES commands.
 //!
 //! Documentation/device.rst 6. Up to [`MAX_BOUNCED`] bytes of data are copied through the memory of
-//! the slot; more are accessed by the device in place.
+//! the slot, more through that of [`bounce`](crate::bounce); if that is too little they are accessed
+//! by the device in place.
 
 use core::mem::{
     offset_of,
@@ -15,7 +16,10 @@ use kernel::{
         Bound,
         Device, //
     },
-    dma::DataDirection,
+    dma::{
+        DataDirection,
+        DmaAddress, //
+    },
     prelude::*,
     sizes::{
         SZ_16K,
@@ -27,7 +31,14 @@ use kernel::{
 use zerocopy_derive::Immutable;
 
 use crate::{
+    bounce::{
+        Bounced,
+        Reserve,
+        Side,
+        MAX_BUFFERS, //
+    },
     orphans::Orphans,
+    patience::Patience,
     queue::{
         Class,
         Lost,
@@ -38,16 +49,16 @@ use crate::{
         dwords,
         Scattered,
         Sgl, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 /// The AES queues.
 pub(crate) struct Aes;
 
-/// Most bytes of data that are copied. A list with one descriptor stands behind them, at the
-/// beginning of the last page of each half of a slot.
+/// Most bytes of data that are copied through a slot. A list with their descriptors stands behind
+/// them, in the last page of each half of a slot; those of other data that is copied are there, too.
 const MAX_BOUNCED: usize = SZ_16K - SZ_4K;
+static_assert!(MAX_BUFFERS * Sgl::BYTES <= SZ_4K);
 
 impl Class for Aes {
     type Sqe = Sqe;
@@ -220,24 +231,40 @@ pub(crate) struct InPlace {
     dst: Scattered,
 }
 
-impl InPlace {
-    /// Pins what `request` needs, if that is too large for a slot.
+/// Where the data of a command is.
+pub(crate) enum Data {
+    /// In the memory of the slot.
+    Slot,
+    /// In memory that it was copied to, and will be copied from.
+    Bounced(Bounced),
+    /// Where the user has it, but for the tail, which is in the memory of the slot.
+    InPlace(InPlace),
+}
+
+impl Data {
+    /// Copies or pins what `request` needs, if that is too large for a slot.
     ///
     /// # Errors
     ///
-    /// Those of [`Scattered::new`].
+    /// Those of [`Scattered::new`], and `EFAULT` if the data cannot be read.
     pub(crate) fn new(
         dev: &Device<Bound>,
+        reserve: &Arc<Reserve>,
         request: &Request,
         src: UserPtr,
         dst: UserPtr,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Self> {
         // CAST: Widening.
-        if request.len as usize <= MAX_BOUNCED {
-            return Ok(None);
+        let len = request.len as usize;
+        if len <= MAX_BOUNCED {
+            return Ok(Self::Slot);
+        }
+        if let Some(bounced) = reserve.take(len) {
+            bounced.fill(src)?;
+            return Ok(Self::Bounced(bounced));
         }
         let len = request.engine_len();
-        Ok(Some(Self {
+        Ok(Self::InPlace(InPlace {
             src: Scattered::new(dev, src, len, DataDirection::ToDevice)?,
             dst: Scattered::new(dev, dst, len, DataDirection::FromDevice)?,
         }))
@@ -247,15 +274,15 @@ impl InPlace {
 /// What goes with an AES command for as long as the device has it.
 pub(crate) struct Held {
     _session: Token,
-    _data: Option<InPlace>,
+    data: Data,
 }
 
 /// An AES command that has a slot.
 pub(crate) struct Command<'a> {
     owned: Owned<'a, Aes>,
     request: Request,
-    /// First byte of the data that goes through the memory of the slot; what is before that is
-    /// accessed in place.
+    /// First byte of the data that goes through the memory of the slot; what is before that goes
+    /// another way.
     bounced: u32,
 }
 
@@ -263,10 +290,11 @@ impl<'a> Command<'a> {
     const RESPONSE: usize = Owned::<'_, Aes>::RESPONSE;
 
     /// Makes a command, for which `data` has what is accessed in place.
-    pub(crate) fn new(owned: Owned<'a, Aes>, request: Request, data: Option<&InPlace>) -> Self {
+    pub(crate) fn new(owned: Owned<'a, Aes>, request: Request, data: &Data) -> Self {
         let bounced = match data {
-            Some(_) => request.engine_len(),
-            None => 0,
+            Data::Slot => 0,
+            Data::Bounced(_) => request.len,
+            Data::InPlace(_) => request.engine_len(),
         };
         Self {
             owned,
@@ -295,22 +323,63 @@ impl<'a> Command<'a> {
         self.owned.buffer().copy_from_user(0, src, len)
     }
 
-    /// Writes the list of the half at `half`, whose only descriptor is for its first `len` bytes,
-    /// and returns the descriptor for the list.
-    fn list(&self, half: usize, len: u32) -> Result<Sgl> {
+    /// Writes the list of the half at `half`, which describes `parts`, and returns the descriptor
+    /// for the list.
+    fn list(&self, half: usize, parts: impl Iterator<Item = (DmaAddress, usize)>) -> Result<Sgl> {
+        let start = half + MAX_BOUNCED;
+        let mut count = 0;
+        for (address, len) in parts {
+            // CAST: Much less than that.
+            let part = Sgl::data(address, len as u32);
+            self.owned
+                .buffer()
+                .write(start + count * Sgl::BYTES, part.as_bytes())?;
+            count += 1;
+        }
         // CAST: Widening.
-        let address = self.owned.buffer().dma_address() + half as u64;
-        let data = Sgl::data(address, len);
-        self.owned
-            .buffer()
-            .write(half + MAX_BOUNCED, data.as_bytes())?;
+        let address = self.owned.buffer().dma_address() + start as u64;
+        Ok(Sgl::segment(address, count))
+    }
 
+    /// Returns the bus addresses of what stands at `offset` of the data, on both sides.
+    fn addresses(&self, data: &Data, offset: u32) -> Option<[DmaAddress; 2]> {
+        if let Data::Bounced(data) = data {
+            // CAST: Widening.
+            let offset = offset as usize;
+            return Some([
+                data.address(Side::Source, offset)?,
+                data.address(Side::Destination, offset)?,
+            ]);
+        }
+        let src = self.owned.buffer().dma_address() + u64::from(offset - self.bounced);
         // CAST: Widening.
-        Ok(Sgl::segment(address + MAX_BOUNCED as u64, 1))
+        Some([src, src + Self::RESPONSE as u64])
+    }
+
+    /// Describes what goes through the engine, on both sides.
+    fn lists(&self, data: &Data) -> Result<[Sgl; 2]> {
+        let len = self.request.engine_len();
+        // CAST: Widening.
+        let bytes = len as usize;
+        match data {
+            _ if len == 0 => Ok([Sgl::default(); 2]),
+            Data::Slot => {
+                let [src, dst] = self.addresses(data, 0).ok_or(EINVAL)?;
+                Ok([
+                    self.list(0, core::iter::once((src, bytes)))?,
+                    self.list(Self::RESPONSE, core::iter::once((dst, bytes)))?,
+                ])
+            }
+            Data::Bounced(data) => Ok([
+                self.list(0, data.addresses(Side::Source, bytes))?,
+                self.list(Self::RESPONSE, data.addresses(Side::Destination, bytes))?,
+            ]),
+            Data::InPlace(data) => Ok([data.src.list(), data.dst.list()]),
+        }
     }
 
     /// Makes the submission queue entry.
-    fn sqe(&self, data: Option<&InPlace>) -> Sqe {
+    fn sqe(&self, data: &Data) -> Sqe {
         let request = &self.request;
         let mut sqe = Sqe {
             session_id: request.caller.session.to_le(),
@@ -354,23 +423,16 @@ impl<'a> Command<'a> {
         let engine_len = request.engine_len();
         sqe.src_len = engine_len.to_le();
         sqe.dst_len = engine_len.to_le();
-        if let Some(data) = data {
-            sqe.src = data.src.list();
-            sqe.dst = data.dst.list();
-        } else if engine_len != 0 {
-            // Neither can fail: a list has its place at the end of each half.
-            sqe.src = self.list(0, engine_len).unwrap_or_default();
-            sqe.dst = self.list(Self::RESPONSE, engine_len).unwrap_or_default();
-        }
+        // Cannot fail: a list has its place at the end of each half.
+        [sqe.src, sqe.dst] = self.lists(data).unwrap_or_default();
 
         let tail_len = request.tail_len();
         if tail_len != 0 {
-            // The tail stands behind what else is in the memory of the slot, on both sides.
-            let offset = u64::from(engine_len - self.bounced);
-            let src = self.owned.buffer().dma_address() + offset;
+            // It stands behind the rest on both sides; a buffer does not end within it. Cannot
+            // fail: it is part of the data.
+            let [src, dst] = self.addresses(data, engine_len).unwrap_or_default();
             sqe.tail_src = dwords(src);
-            // CAST: Widening.
-            sqe.tail_dst = dwords(src + Self::RESPONSE as u64);
+            sqe.tail_dst = dwords(dst);
             // CAST: Less than 16.
             sqe.tail_src_len = tail_len as u8;
             sqe.tail_dst_len = tail_len as u8;
@@ -379,7 +441,7 @@ impl<'a> Command<'a> {
     }
 
     /// Sends the command and waits for its completion. When that has come the device is done with
-    /// `data`, and the user's memory has its result.
+    /// `data`, which is returned.
     ///
     /// # Errors
     ///
@@ -387,23 +449,23 @@ impl<'a> Command<'a> {
     pub(crate) fn run(
         mut self,
         session: Token,
-        data: Option<InPlace>,
+        data: Data,
         patience: Patience,
-    ) -> Result<(Self, Completion), Lost> {
-        let sqe = self.sqe(data.as_ref());
+    ) -> Result<(Self, Completion, Data), Lost> {
+        let sqe = self.sqe(&data);
         let held = Held {
             _session: session,
-            _data: data,
+            data,
         };
 
         // Even a failed command may have written (6.6.4).
         self.owned.soil_response(self.bounced_len());
-        let (owned, cqe) = self.owned.run(sqe, held, patience)?;
+        let (owned, cqe, held) = self.owned.run(sqe, held, patience)?;
         let completion = Completion::from(&cqe);
         if completion.status == STATUS_QUEUE_DELETED {
             return Err(Lost::Halted);
         }
-        Ok((Self { owned, ..self }, completion))
+        Ok((Self { owned, ..self }, completion, held.data))
     }
 
     /// Returns whether a successful completion says that all data was processed.
@@ -412,12 +474,15 @@ impl<'a> Command<'a> {
             && completion.tail_len == self.request.tail_len()
     }
 
-    /// Copies what the device wrote to the memory of the slot to the user's result at `dst`.
+    /// Copies what the device did not write in place to the user's result at `dst`.
     ///
     /// # Errors
     ///
     /// `EFAULT` if it cannot be written.
-    pub(crate) fn copy_result(&self, dst: UserPtr) -> Result {
+    pub(crate) fn copy_result(&self, data: &Data, dst: UserPtr) -> Result {
+        if let Data::Bounced(data) = data {
+            return data.copy_result(dst);
+        }
         // CAST: Widening.
         let dst = dst.wrapping_byte_add(self.bounced as usize);
         self.owned

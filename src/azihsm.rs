@@ -8,20 +8,23 @@
 //! - [`session`] has the rules of sessions, [`orphans`] cleans up behind those who had to leave;
 //! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for,
 //!   and [`recovery`] notices when that is not well;
-//! - [`queue`] is the queue pair, with its [`slot`]s and [`tags`], and [`combine`] below it;
-//! - [`sgl`] describes data to the device;
+//! - [`queue`] is the queue pair; the part of it that is concurrent is [`lockless`], and [`patience`]
+//!   says how long somebody waits;
+//! - [`sgl`] describes data to the device, [`bounce`] has memory that it is copied through;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
 mod admin;
 mod aes;
-mod combine;
+mod bounce;
 mod ctrl;
 mod driver;
 mod hsm;
 mod ioctl;
+mod lockless;
 mod number;
 mod orphans;
 mod params;
+mod patience;
 mod queue;
 mod recovery;
 mod regs;
@@ -29,7 +32,6 @@ mod session;
 mod sgl;
 mod slot;
 mod sys;
-mod tags;
 mod uapi;
 
 use kernel::{
@@ -77,6 +79,10 @@ module! {
         num_aes_slots: i32 {
             default: 16,
             description: "Entries of each AES queue (2 to 1024)",
+        },
+        aes_bounce_buffers: i32 {
+            default: 72,
+            description: "Buffers of 64 KiB that AES data is copied through (0 to 1024)",
         },
     },
 }

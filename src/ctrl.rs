@@ -38,9 +38,11 @@ use crate::{
         Identify, //
     },
     aes::Aes,
+    bounce::Reserve,
     hsm::Hsm,
     orphans::Orphans,
     params,
+    patience::Patience,
     queue::{
         Class,
         Notify,
@@ -65,7 +67,6 @@ use crate::{
             Probing, //
         },
     },
-    tags::Patience,
     uapi, //
 };
 
@@ -133,6 +134,7 @@ pub(crate) struct Ctrl<'bound> {
     admin: Pool<Admin>,
     hsm: Pool<Hsm>,
     aes: Pool<Aes>,
+    aes_reserve: Arc<Reserve>,
     // After the queues, which give them work.
     helpers: StopOnDrop,
     vectors: pci::IrqVectorRegistration<'bound>,
@@ -193,6 +195,7 @@ impl<'bound> Ctrl<'bound> {
             admin: Pool::new()?,
             hsm: Pool::new()?,
             aes: Pool::new()?,
+            aes_reserve: Reserve::new(dev.as_ref(), 0)?,
             helpers: StopOnDrop(helpers),
             vectors,
             doorbells,
@@ -346,6 +349,9 @@ impl<'bound> Ctrl<'bound> {
                 notify(FIRST_AES_VECTOR, aes_vectors, index),
                 self.orphans().clone(),
             )?;
+        }
+        if found.aes_queues != 0 {
+            self.aes_reserve = Reserve::new(dev.as_ref(), params::aes_bounce_buffers())?;
         }
         Ok(())
     }
@@ -543,6 +549,11 @@ impl<'bound> Ctrl<'bound> {
     /// Returns the AES queues.
     pub(crate) fn aes(&self) -> &Pool<Aes> {
         &self.aes
+    }
+
+    /// Returns the memory that AES data is copied through which is too large for a slot.
+    pub(crate) fn aes_reserve(&self) -> &Arc<Reserve> {
+        &self.aes_reserve
     }
 
     /// Returns the doorbells.

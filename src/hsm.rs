@@ -24,6 +24,7 @@ use crate::{
         Opening,
         Orphans, //
     },
+    patience::Patience,
     queue::{
         Class,
         Lost,
@@ -34,8 +35,7 @@ use crate::{
         Report,
         Token, //
     },
-    sgl::dwords,
-    tags::Patience, //
+    sgl::dwords, //
 };
 
 /// The HSM queues.
@@ -261,7 +261,7 @@ impl<'a> Command<'a> {
 
         // Unless it says so the device may have written anything.
         self.owned.soil_response(SZ_4K);
-        let (mut owned, cqe) = self.owned.run(sqe, held, patience)?;
+        let (mut owned, cqe, _held) = self.owned.run(sqe, held, patience)?;
         let mut completion = Completion::from(&cqe);
         if completion.status == 0 {
             owned.soil_response(usize::from(completion.len));

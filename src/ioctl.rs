@@ -46,6 +46,7 @@ use crate::{
         Opening,
         Orphans, //
     },
+    patience::Patience,
     queue::Lost,
     recovery::{
         Condition,
@@ -66,7 +67,6 @@ use crate::{
         process,
         process::Process, //
     },
-    tags::Patience,
     uapi,
     uapi::{
         AesCmd,
@@ -565,11 +565,12 @@ impl File {
         let no_memory = |error| Failure::new(error, uapi::EXT_AES_NOMEM);
 
         let patience = ctrl.patience();
-        let data = aes::InPlace::new(ctrl.device(), &request, src, dst).map_err(no_memory)?;
+        let reserve = ctrl.aes_reserve();
+        let data = aes::Data::new(ctrl.device(), reserve, &request, src, dst).map_err(no_memory)?;
         let owned = ctrl.aes().take(ctrl.doorbells(), patience)?;
-        let mut command = aes::Command::new(owned, request, data.as_ref());
+        let mut command = aes::Command::new(owned, request, &data);
         command.fill(src).map_err(no_memory)?;
-        let (command, completion) = command.run(token, data, patience)?;
+        let (command, completion, data) = command.run(token, data, patience)?;
 
         let out = &mut cmd.out;
         if completion.status != 0 {
@@ -580,7 +581,7 @@ impl File {
         if !command.is_whole(&completion) {
             return Err(Failure::new(EIO, uapi::EXT_AES_DEVICE));
         }
-        command.copy_result(dst).map_err(no_memory)?;
+        command.copy_result(&data, dst).map_err(no_memory)?;
         out.byte_count = input.src_len;
         out.fips_approved = u8::from(completion.fips_approved);
         // The tag of a decryption would tell how to forge one.

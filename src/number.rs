@@ -7,7 +7,7 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 
-use crate::tags;
+use crate::lockless::tags;
 
 /// Most nodes: 16 devices with a physical and 64 virtual functions each.
 const MAX_NODES: usize = 16 * 65;

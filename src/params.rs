@@ -7,12 +7,15 @@
 use kernel::time::Delta;
 
 use crate::{
-    module_parameters,
-    slot, //
+    lockless::slot,
+    module_parameters, //
 };
 
 /// Fewest entries of a queue: one command at a time.
 const MIN_ENTRIES: u16 = 2;
+
+/// Most buffers that AES data is copied through: 64 MiB.
+const MAX_BOUNCE_BUFFERS: usize = 1024;
 
 /// Shortest time, in seconds, after which a command is given up.
 const MIN_COMMAND_TIMEOUT_SECS: i64 = 6;
@@ -38,6 +41,13 @@ fn entries(wanted: i32, most: u64) -> u16 {
     let most = most.clamp(MIN_ENTRIES, slot::MAX_TAGS as u16);
     let wanted = u16::try_from(wanted.max(0)).unwrap_or(u16::MAX);
     wanted.clamp(MIN_ENTRIES, most)
+}
+
+/// Returns how many buffers AES data is copied through.
+pub(crate) fn aes_bounce_buffers() -> usize {
+    let wanted = module_parameters::aes_bounce_buffers.value();
+    usize::try_from(wanted.max(0))
+        .map_or(MAX_BOUNCE_BUFFERS, |wanted| wanted.min(MAX_BOUNCE_BUFFERS))
 }
 
 /// Returns how long a command may take.

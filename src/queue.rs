@@ -5,8 +5,8 @@
 //! The rings are allocated once and are as large as there are slots plus one, so neither can
 //! overflow: the submission queue head that the device reports is not needed, and not believed.
 //!
-//! Neither submitting nor completing takes a lock; see [`crate::slot`] for who owns what, and
-//! [`Combiner`] for how one processor does the work of all.
+//! Neither submitting nor completing takes a lock: that part is in [`lockless`](crate::lockless).
+//! This one gives it memory, doorbells and tasks that sleep.
 
 use core::mem::size_of;
 
@@ -27,9 +27,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Acquire,
             Atomic,
-            Full,
             Relaxed, //
         },
         barrier::{
@@ -45,32 +43,29 @@ use kernel::{
 };
 
 use crate::{
-    combine::Combiner,
+    lockless::{
+        pair,
+        slot,
+        slot::{
+            Seat,
+            Verdict, //
+        }, //
+    },
     orphans::Orphans,
+    patience::{
+        Patience,
+        Permits,
+        Wait, //
+    },
     regs::{
         Doorbells,
         QueueId, //
     },
-    slot::{
-        self,
-        Ended,
-        Phase,
-        Slot,
-        Verdict, //
-    },
+    slot::Slot,
     sys::{
-        completion::{
-            Waited,
-            FOREVER, //
-        },
+        completion::Waited,
         dma::Buffer,
         process, //
-    },
-    tags::{
-        Patience,
-        Permits,
-        Tags,
-        Wait, //
     },
 };
 
@@ -115,37 +110,9 @@ pub(crate) enum Notify {
 /// How long somebody who waits for a slot relies on others.
 const ALONE_AFTER_MS: u32 = 250;
 
-/// Completions that are consumed with one doorbell.
-const BATCH: usize = 8;
-
 /// The same in ticks.
 fn slice() -> Jiffies {
     msecs_to_jiffies(ALONE_AFTER_MS).max(1)
-}
-
-/// What a queue does with the device.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u32)]
-enum Mode {
-    /// It takes commands.
-    Open = 0,
-    /// It submits the commands that it has, but is avoided by others.
-    Draining,
-    /// It submits none, but gives completion queue entries back.
-    Closed,
-    /// It rings no doorbell.
-    Silent,
-}
-
-/// What is to be ended of a queue that is not open, as the device is done with it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u32)]
-enum Ending {
-    Nothing = 0,
-    /// The submission queue: the completion queue lives on.
-    Submissions = 1,
-    /// Both queues.
-    Both = 2,
 }
 
 /// How long the command of a slot has been seen under way.
@@ -189,47 +156,100 @@ pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
     orphans: Arc<Orphans>,
-    tags: Tags,
+    pair: pair::QueuePair,
     permits: Arc<Permits>,
     slots: KVec<Pin<KBox<Slot<C::Token>>>>,
     // Entries of `sq` by tag. The device is not told of it.
     prepared: Buffer,
-    // A bit by tag: the entry in `prepared` is to be submitted.
-    pending: KVec<Atomic<u64>>,
-    // A bit by tag: the command has ended, and nobody waits for it.
-    orphaned: KVec<Atomic<u64>>,
-    // How many commands nobody waits for, whether they have ended or not.
-    abandoned: Atomic<u32>,
-    pump: Combiner,
     sq: Buffer,
-    // Used by the pump only.
-    sq_tail: Atomic<u32>,
-    reaper: Combiner,
     // Words of the entries.
     cq: Coherent<[u64]>,
-    // Both used by the reaper only.
-    cq_head: Atomic<u32>,
-    cq_phase: Atomic<bool>,
-    mode: Atomic<u32>,
-    ending: Atomic<u32>,
-    // How often the queue was started, and the start of which waiters are told to leave.
-    starts: Atomic<u32>,
-    deserted: Atomic<u32>,
     // By tag. Used by the monitor, and by who has its clocks begin anew.
     watches: KVec<Watch>,
-    // By tag: the number of the command in the order of submission. Written by the pump only.
-    serials: KVec<Atomic<u32>>,
-    submitted: Atomic<u32>,
-    // How many commands were completed while the queue was open, and the last one's number.
-    // Written by the reaper only.
-    completed: Atomic<u64>,
-    last_completed: Atomic<u32>,
-    // What `completed` was when the monitor looked last.
+    // How many commands had been completed when the monitor looked last.
     completed_at_watch: Atomic<u64>,
     // How often the queue was aborted since it had completed so many commands.
     aborts: Atomic<u32>,
     completed_at_abort: Atomic<u64>,
-    stray: Atomic<u64>,
+}
+
+/// A queue pair with the doorbells of its device.
+struct At<'a, C: Class> {
+    queue: &'a QueuePair<C>,
+    doorbells: &'a Doorbells<'a>,
+}
+
+impl<C: Class> pair::World for At<'_, C> {
+    type Seat = Slot<C::Token>;
+    type Cqe = C::Cqe;
+
+    fn seat(&self, tag: usize) -> Option<&Slot<C::Token>> {
+        self.queue.slots.get(tag).map(|slot| &**slot)
+    }
+
+    fn cid(cqe: &C::Cqe) -> u16 {
+        C::cid(cqe)
+    }
+
+    /// # Ordering
+    ///
+    /// The device writes the phase of an entry last. It is read first; the barrier keeps the other
+    /// reads behind it.
+    fn read_cqe(&self, index: u32, phase: bool, to: &mut C::Cqe) -> bool {
+        // CAST: An index into the ring.
+        let start = index as usize * QueuePair::<C>::CQE_WORDS;
+        let word = |index: usize| -> Result<u64> {
+            let cq = &self.queue.cq;
+            Ok(u64::from_le(io_read!(cq, [try: index])))
+        };
+
+        // Neither fails: `index` is one of the ring's.
+        let last = word(start + QueuePair::<C>::CQE_WORDS - 1).unwrap_or_default();
+        if (last >> 48 & 1 != 0) != phase {
+            return false;
+        }
+        dma_mb(Read);
+
+        for (offset, to) in to.as_mut().iter_mut().enumerate() {
+            *to = word(start + offset).unwrap_or_default();
+        }
+        true
+    }
+
+    fn clear_cq(&self) {
+        let cq = &self.queue.cq;
+        for index in 0..cq.len() {
+            // Cannot fail: it is an index of the ring.
+            let _ = (|| -> Result {
+                io_project!(cq, [try: index]).copy_write(0);
+                Ok(())
+            })();
+        }
+    }
+
+    fn write_sqe(&self, tag: usize, index: u32) {
+        let len = size_of::<C::Sqe>();
+
+        // Cannot fail: there is a place for each tag, and `index` is one of the ring's.
+        // CAST: An index into the ring.
+        let _ = self
+            .queue
+            .prepared
+            .copy_to(tag * len, &self.queue.sq, index as usize * len, len);
+    }
+
+    fn ring_sq(&self, tail: u32) {
+        // Ordered after the entries, as all MMIO writes are after memory writes.
+        self.doorbells.ring_sq(self.queue.id, tail);
+    }
+
+    fn ring_cq(&self, head: u32) {
+        self.doorbells.ring_cq(self.queue.id, head);
+    }
+
+    fn disowned(&self) {
+        self.queue.orphans.release();
+    }
 }
 
 impl<C: Class> QueuePair<C> {
@@ -260,54 +280,32 @@ impl<C: Class> QueuePair<C> {
             let buffer = Buffer::new(dev, C::SLOT_BYTES)?;
             slots.push(Slot::new(buffer)?, GFP_KERNEL)?;
         }
-        let mut serials = KVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
-            serials.push(Atomic::new(0), GFP_KERNEL)?;
-        }
         let mut watches = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             watches.push(Watch::new(), GFP_KERNEL)?;
         }
-        let mask = || -> Result<KVec<Atomic<u64>>> {
-            let mut words = KVec::with_capacity(count.div_ceil(64), GFP_KERNEL)?;
-            for _ in 0..count.div_ceil(64) {
-                words.push(Atomic::new(0), GFP_KERNEL)?;
-            }
-            Ok(words)
-        };
         Ok(Self {
             id,
             notify,
             orphans,
-            tags: Tags::new(count)?,
+            pair: pair::QueuePair::new(count)?,
             permits,
             slots,
             prepared: Buffer::new(dev, count * size_of::<C::Sqe>())?,
-            pending: mask()?,
-            orphaned: mask()?,
-            abandoned: Atomic::new(0),
-            pump: Combiner::new(),
             sq: Buffer::new(dev, entries * size_of::<C::Sqe>())?,
-            sq_tail: Atomic::new(0),
-            reaper: Combiner::new(),
             cq: Coherent::zeroed_slice(dev, entries * Self::CQE_WORDS, GFP_KERNEL)?,
-            cq_head: Atomic::new(0),
-            cq_phase: Atomic::new(true),
-            // CAST: The discriminants are those of the words.
-            mode: Atomic::new(Mode::Open as u32),
-            ending: Atomic::new(Ending::Nothing as u32),
-            starts: Atomic::new(1),
-            deserted: Atomic::new(0),
             watches,
-            serials,
-            submitted: Atomic::new(0),
-            completed: Atomic::new(0),
-            last_completed: Atomic::new(0),
             completed_at_watch: Atomic::new(0),
             aborts: Atomic::new(0),
             completed_at_abort: Atomic::new(0),
-            stray: Atomic::new(0),
         })
+    }
+
+    fn at<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> At<'a, C> {
+        At {
+            queue: self,
+            doorbells,
+        }
     }
 
     /// Returns the number of the queue.
@@ -341,169 +339,17 @@ impl<C: Class> QueuePair<C> {
 
     /// Returns how many completions were not those of any command, since it was last asked.
     pub(crate) fn take_stray(&self) -> u64 {
-        self.stray.xchg(0, Relaxed)
-    }
-
-    /// Returns whether the queue takes commands.
-    fn is_open(&self) -> bool {
-        self.is_mode(Mode::Open)
-    }
-
-    /// Returns whether the queue submits commands.
-    fn is_submitting(&self) -> bool {
-        self.is_open() || self.is_mode(Mode::Draining)
-    }
-
-    fn is_mode(&self, mode: Mode) -> bool {
-        // CAST: The discriminants are those of the word.
-        self.mode.load(Acquire) == mode as u32
-    }
-
-    fn is_ending(&self, ending: Ending) -> bool {
-        // CAST: As above.
-        self.ending.load(Acquire) == ending as u32
+        self.pair.take_stray()
     }
 
     /// Returns whether no command is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.tags.are_all_free()
+        self.pair.is_idle()
     }
 
     /// Consumes what the device has completed. May be called from any context.
     pub(crate) fn reap(&self, doorbells: &Doorbells<'_>) {
-        self.reaper.run(|| self.reap_locked(doorbells));
-    }
-
-    /// Does what may have been left undone: an interrupt may have been lost, or a call of the pump.
-    fn look(&self, doorbells: &Doorbells<'_>) {
-        self.pump.run(|| self.pump_locked(doorbells));
-        self.reap(doorbells);
-    }
-
-    /// The work of the reaper.
-    ///
-    /// The doorbell gives entries back before their commands end: a slot that is free again may
-    /// have its next completion at once, for which the device must know of room.
-    fn reap_locked(&self, doorbells: &Doorbells<'_>) {
-        let entries = u32::from(self.size());
-        let mut head = self.cq_head.load(Relaxed);
-        let mut phase = self.cq_phase.load(Relaxed);
-
-        // No more than the ring holds, so that a device which keeps filling it cannot keep us.
-        for _ in 0..self.slots.len().div_ceil(BATCH) {
-            let mut batch = [C::Cqe::default(); BATCH];
-            let mut count = 0;
-            for cqe in &mut batch {
-                // CAST: An index into the ring.
-                if !self.read_cqe(head as usize, phase, cqe) {
-                    break;
-                }
-                count += 1;
-                head += 1;
-                if head == entries {
-                    head = 0;
-                    phase = !phase;
-                }
-            }
-            if count == 0 {
-                break;
-            }
-            self.cq_head.store(head, Relaxed);
-            self.cq_phase.store(phase, Relaxed);
-            if !self.is_mode(Mode::Silent) {
-                doorbells.ring_cq(self.id, head);
-            }
-            for cqe in batch.iter().take(count) {
-                self.complete(cqe);
-            }
-            if count < BATCH {
-                break;
-            }
-        }
-        if !self.is_ending(Ending::Nothing) {
-            self.end_all(Phase::InFlight);
-        }
-        if self.is_ending(Ending::Both) {
-            self.clear_cq();
-        }
-    }
-
-    /// Makes the completion queue as it was when new.
-    fn clear_cq(&self) {
-        let cq = &self.cq;
-        for index in 0..cq.len() {
-            // Cannot fail: it is an index of the ring.
-            let _ = (|| -> Result {
-                io_project!(cq, [try: index]).copy_write(0);
-                Ok(())
-            })();
-        }
-        self.cq_head.store(0, Relaxed);
-        self.cq_phase.store(true, Relaxed);
-    }
-
-    /// Ends the command that `cqe` is for.
-    fn complete(&self, cqe: &C::Cqe) {
-        let cid = C::cid(cqe);
-        let tag = slot::tag_of(cid);
-        // Before it ends, after which there may be another command in the slot.
-        let serial = self.serials.get(tag).map(|serial| serial.load(Relaxed));
-        let ended = match self.slots.get(tag) {
-            Some(slot) => slot.end(Phase::InFlight, Some((cid, cqe.as_ref()))),
-            None => Ended::Stray,
-        };
-        match ended {
-            Ended::Woken => {}
-            Ended::Orphaned => self.disown(tag),
-            Ended::Stray => {
-                self.stray.fetch_add(1, Relaxed);
-                return;
-            }
-        }
-        // Those that deleting the queue ends say nothing of how it does.
-        if self.is_submitting() {
-            let completed = self.completed.load(Relaxed);
-            self.completed.store(completed + 1, Relaxed);
-            if let Some(serial) = serial {
-                self.last_completed.store(serial, Relaxed);
-            }
-        }
-    }
-
-    /// Copies the entry `index` if its phase is `phase`; returns whether it is.
-    ///
-    /// # Ordering
-    ///
-    /// The device writes the phase of an entry last. It is read first; the barrier keeps the other
-    /// reads behind it.
-    fn read_cqe(&self, index: usize, phase: bool, to: &mut C::Cqe) -> bool {
-        let start = index * Self::CQE_WORDS;
-        let word = |index: usize| -> Result<u64> {
-            let cq = &self.cq;
-            Ok(u64::from_le(io_read!(cq, [try: index])))
-        };
-
-        // Neither fails: `index` is one of the ring's.
-        let last = word(start + Self::CQE_WORDS - 1).unwrap_or_default();
-        if (last >> 48 & 1 != 0) != phase {
-            return false;
-        }
-        dma_mb(Read);
-
-        for (offset, to) in to.as_mut().iter_mut().enumerate() {
-            *to = word(start + offset).unwrap_or_default();
-        }
-        true
-    }
-
-    /// Leaves the slot of a command that has ended, and that nobody waits for, to
-    /// [`Self::release_orphans`].
-    fn disown(&self, tag: usize) {
-        if let Some(word) = self.orphaned.get(tag / 64) {
-            // The bit is clear: a command ends once.
-            word.fetch_add(1 << (tag % 64), Full);
-            self.orphans.release();
-        }
+        self.pair.reap(&self.at(doorbells));
     }
 
     /// Releases what orphaned commands had, and frees their slots. May sleep.
@@ -512,32 +358,25 @@ impl<C: Class> QueuePair<C> {
     /// nobody would be told that they have ended.
     pub(crate) fn release_orphans(&self, doorbells: &Doorbells<'_>) -> bool {
         // Of a queue that is silent all is known.
-        let is_polled = self.notify == Notify::Poll && !self.is_mode(Mode::Silent);
-        if is_polled && self.abandoned.load(Relaxed) != 0 {
+        let is_polled = self.notify == Notify::Poll && !self.pair.is_silent();
+        if is_polled && self.pair.has_abandoned() {
             self.reap(doorbells);
         }
-        for (index, word) in self.orphaned.iter().enumerate() {
-            let mut mask = word.xchg(0, Full);
-            while mask != 0 {
-                // CAST: Less than 64.
-                let tag = index * 64 + mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                if let Some(slot) = self.slots.get(tag) {
-                    self.discard(slot, tag);
-                }
+        self.pair.take_orphans(|tag| {
+            if let Some(slot) = self.slots.get(tag) {
+                self.discard(slot, tag);
             }
-        }
-        is_polled && self.abandoned.load(Relaxed) != 0
+        });
+        is_polled && self.pair.has_abandoned()
     }
 
     fn discard(&self, slot: &Slot<C::Token>, tag: usize) {
         let mut cqe = C::Cqe::default();
-        let verdict = slot.collect(cqe.as_mut());
+        let verdict = slot.slot().collect(cqe.as_mut());
         let token = slot.take_left_behind();
 
         // Cannot fail: it is the size of the buffer.
         let _ = slot.buffer().clear(0, C::SLOT_BYTES);
-        self.abandoned.fetch_sub(1, Relaxed);
         self.free(slot, tag);
         if let Some(token) = token {
             let cqe = (verdict == Verdict::Completed).then_some(&cqe);
@@ -547,17 +386,15 @@ impl<C: Class> QueuePair<C> {
 
     /// Frees a slot, which is the caller's.
     fn free(&self, slot: &Slot<C::Token>, tag: usize) {
-        slot.release();
-        self.tags.give(tag);
+        self.pair.free(slot.slot(), tag);
         self.permits.give();
     }
 
     /// Takes a slot, if one is free; the caller has a permit.
     fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
-        let tag = self.tags.take()?;
+        let (tag, _) = self.pair.take(&self.at(doorbells))?;
         let slot = self.slots.get(tag)?;
 
-        slot.take();
         // INVARIANT: The tag was taken, and the permit is the caller's.
         Some(Owned {
             queue: self,
@@ -568,134 +405,38 @@ impl<C: Class> QueuePair<C> {
         })
     }
 
-    /// Ends all commands in `phase` without a completion.
-    fn end_all(&self, phase: Phase) {
-        for tag in 0..self.slots.len() {
-            self.end_halted(tag, phase);
-        }
-    }
-
-    fn end_halted(&self, tag: usize, phase: Phase) {
-        if let Some(slot) = self.slots.get(tag) {
-            if slot.end(phase, None) == Ended::Orphaned {
-                self.disown(tag);
-            }
-        }
-    }
-
-    /// The work of the pump: submits what is pending, with one doorbell for all of it.
-    fn pump_locked(&self, doorbells: &Doorbells<'_>) {
-        let submitting = self.is_submitting();
-        let entries = u32::from(self.size());
-        let first = self.sq_tail.load(Relaxed);
-        let mut tail = first;
-
-        for (index, word) in self.pending.iter().enumerate() {
-            if word.load(Relaxed) == 0 {
-                continue;
-            }
-            let mut mask = word.xchg(0, Full);
-            while mask != 0 {
-                // CAST: Less than 64.
-                let tag = index * 64 + mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                if !submitting {
-                    self.end_halted(tag, Phase::Queued);
-                } else if self.write_sqe(tag, tail).is_ok() {
-                    tail = if tail + 1 == entries { 0 } else { tail + 1 };
-                }
-            }
-        }
-        if !self.is_ending(Ending::Nothing) {
-            self.sq_tail.store(0, Relaxed);
-        } else if tail != first {
-            self.sq_tail.store(tail, Relaxed);
-            // Ordered after the entries, as all MMIO writes are after memory writes.
-            doorbells.ring_sq(self.id, tail);
-        }
-    }
-
-    /// Copies the prepared entry of `tag` to the ring at `index`.
-    ///
-    /// # Errors
-    ///
-    /// Either is out of range, which tags and indices of the queue are not.
-    fn write_sqe(&self, tag: usize, index: u32) -> Result {
-        let slot = self.slots.get(tag).ok_or(EINVAL)?;
-        let len = size_of::<C::Sqe>();
-
-        // CAST: An index into the ring.
-        self.prepared
-            .copy_to(tag * len, &self.sq, index as usize * len, len)?;
-        if let Some(serial) = self.serials.get(tag) {
-            let submitted = self.submitted.load(Relaxed).wrapping_add(1);
-            self.submitted.store(submitted, Relaxed);
-            serial.store(submitted, Relaxed);
-        }
-        slot.launch();
-        Ok(())
-    }
-
-    /// Has the pump and the reaper run once here: whatever was stored before is seen by all runs
-    /// that are not over when this returns.
-    fn settle(&self, doorbells: &Doorbells<'_>) {
-        self.reaper.run_here(|| self.reap_locked(doorbells));
-        self.pump.run_here(|| self.pump_locked(doorbells));
-    }
-
-    fn set_mode(&self, mode: Mode, doorbells: &Doorbells<'_>) {
-        // CAST: The discriminants are those of the word.
-        self.mode.xchg(mode as u32, Full);
-        self.settle(doorbells);
-        if mode == Mode::Open {
-            self.permits.restore();
-        }
-    }
-
-    /// Ends all commands of a queue that is not open, and resets what `ending` says.
-    fn end(&self, ending: Ending, doorbells: &Doorbells<'_>) {
-        // CAST: The discriminants are those of the word.
-        self.ending.xchg(ending as u32, Full);
-        self.settle(doorbells);
-        // CAST: As above.
-        self.ending.xchg(Ending::Nothing as u32, Full);
-        // Once this has run nobody is still at ending it.
-        self.settle(doorbells);
-    }
-
     /// Has the queue avoided, so that the commands in it are not joined by others.
     pub(crate) fn drain(&self, doorbells: &Doorbells<'_>) {
-        self.set_mode(Mode::Draining, doorbells);
+        self.pair.drain(&self.at(doorbells));
     }
 
     /// Has a queue that was drained used again.
     pub(crate) fn refill(&self, doorbells: &Doorbells<'_>) {
-        if self.is_mode(Mode::Draining) {
-            self.set_mode(Mode::Open, doorbells);
-        }
+        self.pair.refill(&self.at(doorbells));
+        self.permits.restore();
     }
 
     /// Closes the queue: once this returns nothing is submitted any more, and what was not
     /// submitted yet has ended.
     pub(crate) fn close(&self, doorbells: &Doorbells<'_>) {
-        self.set_mode(Mode::Closed, doorbells);
+        self.pair.close(&self.at(doorbells));
     }
 
     /// Closes the queue, and once this returns rings no doorbell any more.
     pub(crate) fn silence(&self, doorbells: &Doorbells<'_>) {
-        self.set_mode(Mode::Silent, doorbells);
+        self.pair.silence(&self.at(doorbells));
     }
 
     /// Ends all commands of a closed queue, now that the device has deleted its submission queue;
     /// those that it completed before keep their completion.
     pub(crate) fn end_submitted(&self, doorbells: &Doorbells<'_>) {
-        self.end(Ending::Submissions, doorbells);
+        self.pair.end_submitted(&self.at(doorbells));
     }
 
     /// Makes the rings of a silent queue as they were when new, now that the device has forgotten
     /// both. No command must be left.
     pub(crate) fn renew(&self, doorbells: &Doorbells<'_>) {
-        self.end(Ending::Both, doorbells);
+        self.pair.release(&self.at(doorbells));
     }
 
     /// Ends all commands of a silent queue, now that the device does not access their memory any
@@ -709,40 +450,33 @@ impl<C: Class> QueuePair<C> {
     /// Lets the queue take commands again, or for the first time. The device must know of it, or be
     /// told before there is a command.
     pub(crate) fn open(&self, doorbells: &Doorbells<'_>) {
-        self.starts.fetch_add(1, Full);
-        self.set_mode(Mode::Open, doorbells);
+        self.pair.open(&self.at(doorbells));
+        self.permits.restore();
     }
 
     /// Returns a number for the time since the queue was opened last.
     pub(crate) fn start(&self) -> u32 {
-        self.starts.load(Acquire)
+        self.pair.start()
     }
 
     /// Tells those who poll a queue to leave, and their slots with the device, unless the queue was
     /// opened again since [`Self::start`] was `start`.
     pub(crate) fn desert(&self, start: u32) {
-        self.deserted.xchg(start, Full);
+        self.pair.desert(start);
     }
 
     /// Tells all waiters of a queue that is silent to leave, and their slots with the device.
     pub(crate) fn evict(&self) {
-        self.desert(self.start());
-        for slot in &self.slots {
-            slot.evict();
-        }
-    }
-
-    fn is_deserted(&self) -> bool {
-        self.deserted.load(Acquire) == self.start()
+        self.pair.evict(self.slots.iter().map(|slot| &**slot));
     }
 
     /// Returns how many commands are left to the device for good, until it has stopped.
     pub(crate) fn quarantined(&self) -> usize {
-        if !self.is_deserted() {
+        if !self.pair.is_deserted() {
             return 0;
         }
-        let under_way = self.slots.iter().filter(|slot| slot.under_way().is_some());
-        under_way.count()
+        let states = self.slots.iter().map(|slot| slot.slot());
+        states.filter(|state| state.under_way().is_some()).count()
     }
 
     /// Takes note of how long commands have been under way, `passed_ms` after the last time, and
@@ -753,17 +487,16 @@ impl<C: Class> QueuePair<C> {
         if self.is_idle() {
             return false;
         }
-        let completed = self.completed.load(Relaxed);
+        let completed = self.pair.completed();
         let advanced = self.completed_at_watch.xchg(completed, Relaxed) != completed;
-        let last = self.last_completed.load(Relaxed);
         let mut old = false;
-        for ((slot, watch), serial) in self.slots.iter().zip(&self.watches).zip(&self.serials) {
-            let is_later = serial.load(Relaxed).wrapping_sub(last) < u32::MAX / 2;
-            watch.look(slot.under_way(), passed_ms, advanced && is_later);
+        for (tag, (slot, watch)) in self.slots.iter().zip(&self.watches).enumerate() {
+            let waits = advanced && self.pair.is_later(tag);
+            watch.look(slot.slot().under_way(), passed_ms, waits);
             old |= watch.age_ms.load(Relaxed) != 0;
         }
         if old {
-            self.look(doorbells);
+            self.pair.look(&self.at(doorbells));
         }
         self.is_overdue(limit_ms)
     }
@@ -772,7 +505,7 @@ impl<C: Class> QueuePair<C> {
     pub(crate) fn is_overdue(&self, limit_ms: u32) -> bool {
         let mut watched = self.slots.iter().zip(&self.watches);
         watched.any(|(slot, watch)| {
-            watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.under_way())
+            watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.slot().under_way())
         })
     }
 
@@ -786,7 +519,7 @@ impl<C: Class> QueuePair<C> {
     /// Counts an abort of the queue. Returns how many there were in a row, without a completion
     /// between.
     pub(crate) fn count_abort(&self) -> u32 {
-        let completed = self.completed.load(Relaxed);
+        let completed = self.pair.completed();
         if self.completed_at_abort.xchg(completed, Relaxed) != completed {
             self.aborts.store(0, Relaxed);
         }
@@ -860,7 +593,7 @@ impl<C: Class> Owned<'_, C> {
     }
 
     /// Submits `sqe` and waits for its completion. The device, or the caller, has `token` until
-    /// the command has ended.
+    /// the command has ended; if it was completed it is returned.
     ///
     /// # Errors
     ///
@@ -870,16 +603,12 @@ impl<C: Class> Owned<'_, C> {
         mut sqe: C::Sqe,
         token: C::Token,
         patience: Patience,
-    ) -> Result<(Self, C::Cqe), Lost> {
-        C::set_cid(&mut sqe, self.slot.cid(self.tag));
+    ) -> Result<(Self, C::Cqe, C::Token), Lost> {
+        C::set_cid(&mut sqe, self.slot.slot().cid(self.tag));
         // Cannot fail: there is a place for each tag.
         self.prepare(sqe).map_err(|_| Lost::Refused)?;
-        self.slot.queue();
-        if let Some(word) = self.queue.pending.get(self.tag / 64) {
-            // The bit is clear: it is set by the owner of the tag only, once.
-            word.fetch_add(1 << (self.tag % 64), Full);
-        }
-        self.pump();
+        let world = self.queue.at(self.doorbells);
+        self.queue.pair.submit(&world, self.slot.slot(), self.tag);
         self.wait(token, patience)
     }
 
@@ -890,48 +619,29 @@ impl<C: Class> Owned<'_, C> {
             .write(self.tag * size_of::<C::Sqe>(), sqe.as_bytes())
     }
 
-    fn pump(&self) {
-        self.queue
-            .pump
-            .run(|| self.queue.pump_locked(self.doorbells));
-    }
-
-    fn wait(self, mut token: C::Token, patience: Patience) -> Result<(Self, C::Cqe), Lost> {
+    fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe, C::Token), Lost> {
         let wait = patience.start();
         let waited = match self.queue.notify {
             Notify::Vector(_) => wait.for_event(self.slot.done()),
             Notify::Poll => self.poll(&wait),
         };
-        let (mut signalled, lost) = match waited {
+        let (signalled, lost) = match waited {
             Waited::Done => (true, Lost::Deserted),
             Waited::Killed => (false, Lost::Killed),
-            Waited::TimedOut if self.queue.is_deserted() => (false, Lost::Deserted),
+            Waited::TimedOut if self.queue.pair.is_deserted() => (false, Lost::Deserted),
             Waited::TimedOut => (false, Lost::TimedOut),
         };
-        while !(signalled && self.slot.has_ended()) {
-            self.queue.abandoned.fetch_add(1, Relaxed);
-            match self.slot.abandon(token, signalled) {
-                Ok(()) => {
-                    if self.queue.notify == Notify::Poll {
-                        self.queue.orphans.release();
-                    }
-                    // The slot is freed by whoever ends the command.
-                    core::mem::forget(self);
-                    return Err(lost);
-                }
-                Err(back) => {
-                    self.queue.abandoned.fetch_sub(1, Relaxed);
-                    token = back;
-                    // It ended at the last moment: the signal is there or on its way.
-                    while !signalled {
-                        signalled = self.slot.done().wait(FOREVER) == Waited::Done;
-                    }
-                }
+        let Some(token) = self.queue.pair.conclude(self.slot, token, signalled) else {
+            if self.queue.notify == Notify::Poll {
+                self.queue.orphans.release();
             }
-        }
+            // The slot is freed by whoever ends the command.
+            core::mem::forget(self);
+            return Err(lost);
+        };
         let mut cqe = C::Cqe::default();
-        match self.slot.collect(cqe.as_mut()) {
-            Verdict::Completed => Ok((self, cqe)),
+        match self.slot.slot().collect(cqe.as_mut()) {
+            Verdict::Completed => Ok((self, cqe, token)),
             Verdict::Halted => Err(Lost::Halted),
             Verdict::NotSent => Err(Lost::Refused),
         }
@@ -940,14 +650,14 @@ impl<C: Class> Owned<'_, C> {
     /// Waits for the command on a queue that has no interrupt.
     fn poll(&self, wait: &Wait) -> Waited {
         loop {
-            self.queue.look(self.doorbells);
+            self.queue.pair.look(&self.queue.at(self.doorbells));
             if self.slot.done().try_wait() {
                 return Waited::Done;
             }
             if wait.is_killed() {
                 return Waited::Killed;
             }
-            if wait.is_over() || self.queue.is_deserted() {
+            if wait.is_over() || self.queue.pair.is_deserted() {
                 return Waited::TimedOut;
             }
             process::sleep_a_tick();
@@ -1036,7 +746,7 @@ impl<C: Class> Pool<C> {
                 if let Some(owned) = self.try_take(doorbells) {
                     return Ok(owned);
                 }
-                if !self.queues.iter().all(QueuePair::is_open) {
+                if !self.queues.iter().all(|queue| queue.pair.is_open()) {
                     break;
                 }
                 core::hint::spin_loop();
@@ -1082,7 +792,7 @@ impl<C: Class> Pool<C> {
 
     /// Returns whether there is no queue that takes commands.
     fn is_closed(&self) -> bool {
-        !self.queues.iter().any(QueuePair::is_submitting)
+        !self.queues.iter().any(|queue| queue.pair.is_submitting())
     }
 
     /// Takes a slot, if one is free: of an idle queue if there is one, counting from that of the
@@ -1090,7 +800,8 @@ impl<C: Class> Pool<C> {
     fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
         let home = crate::sys::this_cpu().checked_rem(self.queues.len())?;
         let (before, from_home) = self.queues.split_at_checked(home)?;
-        let in_order = || Iterator::chain(from_home.iter(), before).filter(|queue| queue.is_open());
+        let in_order =
+            || Iterator::chain(from_home.iter(), before).filter(|queue| queue.pair.is_open());
 
         let idle = in_order()
             .filter(|queue| queue.is_idle())

@@ -30,6 +30,7 @@ use kernel::{
 
 use crate::{
     ctrl::CtrlFamily,
+    patience::Patience,
     regs::{
         Health,
         Stop, //
@@ -41,8 +42,7 @@ use crate::{
         },
         gate::Gate,
         work, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 /// How often the monitor looks at a device that has nothing to do, and at one that has.

@@ -21,6 +21,7 @@ use kernel::{
 
 use crate::{
     admin,
+    patience::Patience,
     queue::{
         Class,
         Pool,
@@ -42,8 +43,7 @@ use crate::{
         completion::Waited,
         pci::Hold,
         process, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 use super::Ctrl;

@@ -16,13 +16,13 @@ use crate::{
         HeldBack,
         Opening, //
     },
+    patience::Patience,
     queue::Lost,
     recovery::Condition,
     sys::{
         completion::Waited,
         process, //
-    },
-    tags::Patience, //
+    }, //
 };
 
 use super::Ctrl;

@@ -88,4 +88,9 @@ impl Event {
             _ => Waited::Done,
         }
     }
+
+    /// Waits for a signal that is certain to come.
+    pub(crate) fn wait_forever(&self) {
+        while self.wait(FOREVER) != Waited::Done {}
+    }
 }

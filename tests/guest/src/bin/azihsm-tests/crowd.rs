@@ -41,8 +41,8 @@ const FLUSHES: u64 = 32;
 /// are accessed in place.
 const LENGTHS: &[usize] = &[16, 64, 512, 64, 4096, 240, 12_288, 32, 16_384, 1024, 40_960];
 
-/// Lengths that are accessed in place.
-const LARGE: &[usize] = &[16_384, 40_960, 12_304];
+/// Lengths that are too large for slots; one is accessed in place.
+const LARGE: &[usize] = &[16_384, 1_118_224, 12_304];
 
 /// Additional bytes of HSM requests.
 const PADDINGS: &[usize] = &[0, 0, 100, 0, 2000, 0, 3400];
@@ -67,7 +67,8 @@ pub struct Plan {
     pub aes: usize,
     /// How many descriptors with sessions they share.
     pub shared: usize,
-    /// Whether all AES data is large enough to be accessed in place.
+    /// Whether all AES data is too large for slots, and some is accessed in
+    /// place.
     pub in_place: bool,
     /// What of the device's words is believed.
     pub trust: Trust,

@@ -61,14 +61,27 @@ const TEXTS: &[usize] = &[
     2049, 3000, 4064, 4079, 4080, 4081, 4095, 4096,
 ];
 
-/// Most bytes that this driver copies.
+/// The most bytes of data that are copied through the memory of a slot.
 const COPIED: usize = 12_288;
 
-/// Lengths that a driver may copy.
+/// The most bytes of data that are copied at all, as long as there are buffers;
+/// more are accessed in place.
+const BOUNCED: usize = 17 << 16;
+
+/// Lengths that go through a slot.
 const SMALL: &[usize] = &[64, 4096, 4112, 12_272, COPIED];
 
-/// Lengths that it rather should not.
-const LARGE: &[usize] = &[COPIED + 16, 16_384, 16_400, 65_536, 65_552, 1 << 18];
+/// Lengths that are more than a slot holds.
+const LARGE: &[usize] = &[
+    COPIED + 16,
+    16_384,
+    16_400,
+    65_536,
+    65_552,
+    1 << 18,
+    BOUNCED,
+    BOUNCED + 16,
+];
 
 /// Lengths of additional data: none, each way of padding it, several blocks.
 const AADS: &[usize] = &[
@@ -884,6 +897,7 @@ fn gcm_large(env: &Env) -> Result<()> {
         65_536,
         65_537,
         (1 << 20) + 7,
+        BOUNCED + 7,
     ] {
         fixture.check_gcm(&text(20), &text(len))?;
     }
@@ -1016,13 +1030,13 @@ fn holes(env: &Env) -> Result<()> {
 /// What is not copied is looked at before the device gets to know of it.
 fn unsent(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    let mut scene = fixture.gcm(&text(1 << 18))?;
+    let mut scene = fixture.gcm(&text(2 << 20))?;
     let count = || -> Result<u64> {
         let counters = env.control()?.counters()?;
         counters["commands"]["aes"].as_u64().context("no counters")
     };
     let before = count()?;
-    scene.dst.protect(0, (1 << 18) / PAGE, Access::Read)?;
+    scene.dst.protect(0, (2 << 20) / PAGE, Access::Read)?;
     scene.send_badly(&fixture.device, Errno::FAULT, ext::AES_NOMEM)?;
     scene.src.protect(3, 1, Access::None)?;
     scene.send_badly(&fixture.device, Errno::FAULT, ext::AES_NOMEM)?;
@@ -1464,7 +1478,7 @@ fn no_traces(env: &Env) -> Result<()> {
     const TAILS: [usize; 2] = [112, 120];
     let fixture = Fixture::new(env)?;
     let mut patterns = Vec::new();
-    for len in [70, 12_007, 30_007] {
+    for len in [70, 12_007, 30_007, 150_007, BOUNCED + 7] {
         let plain = text(len);
         let mut scene = fixture.gcm(&plain)?;
         scene.set_gcm(|gcm| gcm.iv = IV);
@@ -1486,11 +1500,12 @@ fn no_traces(env: &Env) -> Result<()> {
                 |at: usize| -> Result<u64> { Ok(u64::from_le_bytes(sqe[at..at + 8].try_into()?)) };
             let mut areas = Vec::new();
             for at in LISTS {
-                // The list, with one descriptor if the data was copied.
-                let list = control.memory(address(at)?, 16)?;
-                let data = u64::from_le_bytes(list[..8].try_into()?);
-                let len = u32::from_le_bytes(list[8..12].try_into()?) as usize;
-                if len <= 12_288 {
+                // The list, with few descriptors if the data was copied.
+                let size = u32::from_le_bytes(sqe[at + 8..at + 12].try_into()?) as usize;
+                let list = control.memory(address(at)?, size)?;
+                for part in list.chunks(16).filter(|_| size <= 17 * 16) {
+                    let data = u64::from_le_bytes(part[..8].try_into()?);
+                    let len = u32::from_le_bytes(part[8..12].try_into()?) as usize;
                     areas.push((data, len));
                 }
             }

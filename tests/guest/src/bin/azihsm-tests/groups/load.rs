@@ -434,7 +434,7 @@ fn killed_in_session(env: &Env) -> Result<()> {
 /// What the device accesses in place stays its own until it is done, even if
 /// whoever it belonged to is gone.
 fn killed_large(env: &Env) -> Result<()> {
-    const LEN: usize = 1 << 18;
+    const LEN: usize = 2 << 20;
     kill_during(env, "aes", 2000, |device, session, key| {
         AesScene::gcm(session, key, &vec![1; LEN])?.send_well(device)
     })?;

@@ -25,11 +25,12 @@ const COMMANDS: u64 = 200;
 /// Commands before that.
 const WARM_UP: u64 = 10;
 
-/// Texts that are copied: one block, a page, as much as is.
-const SMALL: [usize; 3] = [16, 4096, 12_288];
+/// Texts that are copied: one block, a page, as much as goes through a slot, a
+/// buffer, many of them.
+const SMALL: [usize; 5] = [16, 4096, 12_288, 65_536, 1 << 20];
 
 /// One that is not.
-const LARGE: usize = 65_536;
+const LARGE: usize = 2 << 20;
 
 /// Events of allocations, of pages that are made accessible to devices.
 const EVENTS: [&str; 5] = [

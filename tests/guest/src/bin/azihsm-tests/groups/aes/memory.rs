@@ -3,6 +3,7 @@
 
 use super::text;
 use super::Fixture;
+use super::BOUNCED;
 use super::COPIED;
 use super::GCM_KEY;
 use crate::check_eq;
@@ -43,14 +44,17 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// How long a command takes that something is to happen during.
-const SLOW: Duration = Duration::from_millis(700);
+const SLOW: Duration = Duration::from_millis(1500);
 
 /// How long it may take until a command reaches the device, or a killed process
 /// is gone.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A length of text that is copied, and one that is accessed in place.
-const COPIED_OR_NOT: [usize; 2] = [5000, 50_000];
+/// A length of text that is accessed in place.
+const IN_PLACE: usize = BOUNCED + 50_000;
+
+/// Lengths of text that are copied, one way and the other, and that.
+const COPIED_OR_NOT: [usize; 3] = [5000, 50_000, IN_PLACE];
 
 /// Size of a huge page.
 const HUGE: usize = 2 << 20;
@@ -74,6 +78,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("aes/unmapped-meanwhile", unmapped_meanwhile).takes(2),
         Test::new("aes/replaced-meanwhile", replaced_meanwhile).takes(1),
         Test::new("aes/truncated-meanwhile", truncated_meanwhile).takes(1),
+        Test::new("aes/more-texts-than-buffers", out_of_buffers).seconds(60),
         Test::new(
             "aes/killed-meanwhile-keeps-memory-until-the-end",
             killed_meanwhile,
@@ -115,7 +120,9 @@ fn in_place(env: &Env) -> Result<()> {
         COPIED + 1,
         COPIED + 16,
         70_001,
-        1 << 20,
+        BOUNCED,
+        BOUNCED + 1,
+        BOUNCED + 16,
     ] {
         let (mut scene, sealed) = encryption(&fixture, &text(len))?;
         scene.cmd.input.dst = scene.cmd.input.src;
@@ -133,7 +140,7 @@ fn in_place(env: &Env) -> Result<()> {
 /// else is not.
 fn overlap(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    for len in [64, COPIED, COPIED + 16, 65_536] {
+    for len in [64, COPIED, COPIED + 16, 65_536, BOUNCED + 16] {
         let shifts = [1, 15, 16, len / 2, len - 1, PAGE, 2 * PAGE + 16];
         for shift in shifts.into_iter().filter(|&shift| shift < len) {
             for (from, to) in [(PAGE, PAGE + shift), (PAGE + shift, PAGE)] {
@@ -323,7 +330,7 @@ fn shared_file(env: &Env) -> Result<()> {
 fn read_only_file(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     let mut program = File::open("/proc/self/exe")?;
-    let mut plain = vec![0; 200_000];
+    let mut plain = vec![0; IN_PLACE + 1];
     program.read_exact(&mut plain)?;
     let memory = Memory::of_read_only_file(&program, plain.len().next_multiple_of(PAGE))?;
     for len in COPIED_OR_NOT.into_iter().chain([plain.len() - 1]) {
@@ -402,7 +409,7 @@ fn registers() -> Result<File> {
 fn special_memory(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     let registers = registers()?;
-    let len = COPIED + 16;
+    let len = BOUNCED + 16;
     for page in [0, 2] {
         let mut scene = fixture.gcm(&text(len))?;
         scene.src.replace_page(page, &registers)?;
@@ -528,7 +535,7 @@ fn unmapped_meanwhile(env: &Env) -> Result<()> {
         scene.cmd.input.src = src.address(0);
         scene.cmd.input.dst = dst.address(0);
         let send = || {
-            if len <= COPIED {
+            if len <= BOUNCED {
                 scene.send_badly(device, Errno::FAULT, ext::AES_NOMEM)
             } else {
                 scene.send_well(device)
@@ -545,7 +552,7 @@ fn unmapped_meanwhile(env: &Env) -> Result<()> {
 /// Other memory comes where a buffer was: the device does not write to it.
 fn replaced_meanwhile(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
-    let len = 50_000;
+    let len = IN_PLACE;
     let mut scene = fixture.gcm(&text(len))?;
     let memory = Memory::new(len.div_ceil(PAGE))?;
     scene.cmd.input.dst = memory.address(0);
@@ -563,7 +570,7 @@ fn truncated_meanwhile(env: &Env) -> Result<()> {
     let fixture = Fixture::new(env)?;
     let device = &fixture.device;
     for (what, file) in files()? {
-        let pages = 13;
+        let pages = IN_PLACE / PAGE;
         let size = 2 * pages * PAGE;
         file.set_len(size as u64)?;
         let memory = Memory::of_file(&file, size)?;
@@ -582,6 +589,49 @@ fn truncated_meanwhile(env: &Env) -> Result<()> {
     fixture.check_gcm(&[], &text(64))
 }
 
+/// More texts at once than there are buffers for: the rest is accessed in place,
+/// and all buffers come back.
+fn out_of_buffers(env: &Env) -> Result<()> {
+    let fixture = Fixture::new(env)?;
+    let none = vmstat::pinned_pages()?;
+    let pinned = |count: u64| -> Result<i64> {
+        let mut control = env.control()?;
+        let before = control.aes_commands()?;
+        control.inject(json!({
+            "fault": "delay", "class": "aes", "count": count, "ms": 2 * SLOW.as_millis() as u64,
+        }))?;
+        thread::scope(|scope| {
+            let handles: Vec<_> = (0..count)
+                .map(|_| {
+                    let fixture = &fixture;
+                    scope.spawn(move || fixture.check_gcm(&[], &text(1 << 20)))
+                })
+                .collect();
+            let start = Instant::now();
+            while control.aes_commands()? < before + count {
+                ensure!(start.elapsed() < SOON, "the commands are not sent");
+            }
+            let pinned = vmstat::pinned_pages()? - none;
+            for handle in handles {
+                handle.join().expect("does not panic")?;
+            }
+            Ok(pinned)
+        })
+    };
+    for _ in 0..2 {
+        check_eq!(pinned(2)?, 0, "pages held, and buffers for all");
+        // Neither buffer need begin with a page.
+        let pages = 2 * (1 << 20) / PAGE as i64;
+        let held = pinned(3)?;
+        ensure!(
+            (pages..=pages + 2).contains(&held),
+            "{held} pages held, and buffers for all but one"
+        );
+    }
+    check_eq!(vmstat::pinned_pages()?, none, "pages held afterwards");
+    Ok(())
+}
+
 /// Memory is the device's until it is done with it, even if the process that had
 /// it is gone.
 fn killed_meanwhile(env: &Env) -> Result<()> {
@@ -593,9 +643,9 @@ fn killed_meanwhile(env: &Env) -> Result<()> {
             let mut send = || -> Result<()> {
                 let fixture = Fixture::new(env)?;
                 let mut scene = if xts {
-                    fixture.xts(&text(1 << 20))?
+                    fixture.xts(&text(2 << 20))?
                 } else {
-                    fixture.gcm(&text(1 << 20))?
+                    fixture.gcm(&text(2 << 20))?
                 };
                 env.control()?.inject(json!({
                     "fault": "delay", "class": "aes", "count": 1, "ms": 2000,
@@ -614,7 +664,7 @@ fn killed_meanwhile(env: &Env) -> Result<()> {
         child.kill()?;
         check_eq!(child.wait(SOON)?, Some(-9), "killed process");
         let held = vmstat::pinned_pages()? - none;
-        check_eq!(held, 2 * (1 << 20) / PAGE as i64, "pages held");
+        check_eq!(held, 2 * (2 << 20) / PAGE as i64, "pages held");
         let start = Instant::now();
         while vmstat::pinned_pages()? > none {
             ensure!(start.elapsed() < SOON, "the memory is not released");

@@ -6,6 +6,7 @@
 //! a block, of a page, of what the driver copies, of the memory that there is.
 
 use super::wrong_tag;
+use super::BOUNCED;
 use super::COPIED;
 use crate::check_eq;
 use crate::runner::Env;
@@ -111,7 +112,8 @@ fn input_len(rng: &mut Rng, most: usize) -> usize {
         55..70 => around(rng, pages, 33),
         70..85 => around(rng, COPIED, 40),
         85..95 => of_any_size(rng, 16 << 10),
-        95..99 => of_any_size(rng, EVERYDAY),
+        95..97 => around(rng, BOUNCED, 40),
+        97..99 => of_any_size(rng, EVERYDAY),
         _ => of_any_size(rng, most),
     };
     len.clamp(1, most)
@@ -474,7 +476,7 @@ fn damaged_gcm(stand: &mut Stand, rng: &mut Rng, most: usize) -> Result<()> {
     let output = stand.scene.cmd.output;
     check_eq!(output.fips_approved, 0, "{what}: indicator");
     // What is accessed in place the device may have written by then.
-    let written = if input.len() <= COPIED {
+    let written = if input.len() <= BOUNCED {
         0
     } else {
         input.len()

@@ -7,13 +7,12 @@
 //! it need not wait for the lock that this would otherwise take: it is enough that the other looks
 //! again before leaving.
 
-use kernel::{
-    interrupt::local_interrupt_disable,
-    sync::atomic::{
-        Acquire,
-        Atomic,
-        Full, //
-    },
+use super::facade::{
+    spin_loop,
+    without_interrupts,
+    Acquire,
+    Atomic,
+    Full, //
 };
 
 /// Most times that one call runs the work. It bounds how long interrupts stay off however often
@@ -51,7 +50,7 @@ impl Combiner {
     /// `work`.
     pub(crate) fn run(&self, mut work: impl FnMut()) -> bool {
         // A worker that is scheduled away would hold everybody up.
-        let _no_preemption = local_interrupt_disable();
+        let _no_preemption = without_interrupts();
 
         if self.calls.fetch_add(1, Full) != 0 {
             return false;
@@ -74,7 +73,7 @@ impl Combiner {
     pub(crate) fn run_here(&self, mut work: impl FnMut()) {
         while !self.run(&mut work) {
             while self.calls.load(Acquire) != 0 {
-                core::hint::spin_loop();
+                spin_loop();
             }
         }
     }

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that AES data is copied through which is too large for a slot.
+//!
+//! To pin a page of the user's, describe it and map it takes some 700 instructions, to copy it takes
+//! less time than that (Documentation/architecture.rst 2.7). The memory is allocated once, in buffers that are
+//! shared by all queues, and mapped for as long as the driver is bound. Who finds too few of them
+//! does not wait: its data is accessed in place instead.
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::DmaAddress,
+    prelude::*,
+    sizes::{
+        SZ_1M,
+        SZ_64K, //
+    },
+    sync::Arc,
+    uaccess::UserPtr, //
+};
+
+use crate::{
+    lockless::tags::Tags,
+    sys::dma::Buffer, //
+};
+
+/// Bytes of a buffer.
+const BUFFER_BYTES: usize = SZ_64K;
+
+/// Most bytes that are copied: a text of 1 MiB with its additional data.
+const MAX_BYTES: usize = SZ_1M + BUFFER_BYTES;
+
+/// Most buffers of either direction.
+pub(crate) const MAX_BUFFERS: usize = MAX_BYTES / BUFFER_BYTES;
+
+/// The buffers of a device.
+pub(crate) struct Reserve {
+    buffers: KVec<Buffer>,
+    tags: Tags,
+}
+
+impl Reserve {
+    /// Allocates `count` buffers, or less if there is not as much memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there is not even that for a list.
+    pub(crate) fn new(dev: &Device<Bound>, count: usize) -> Result<Arc<Self>> {
+        let mut buffers = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            let Ok(buffer) = Buffer::new(dev, BUFFER_BYTES) else {
+                break;
+            };
+            buffers.push(buffer, GFP_KERNEL)?;
+        }
+        let tags = Tags::new(buffers.len())?;
+        Ok(Arc::new(Self { buffers, tags }, GFP_KERNEL)?)
+    }
+
+    /// Takes the buffers that `len` bytes need in either direction, if there are as many.
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<Bounced> {
+        let count = len.div_ceil(BUFFER_BYTES);
+        if 2 * count > self.buffers.len() {
+            return None;
+        }
+        // From here on the destructor gives back what was taken if there are not enough.
+        let mut this = Bounced {
+            reserve: self.clone(),
+            numbers: [[0; MAX_BUFFERS]; 2],
+            counts: [0; 2],
+            len,
+        };
+        for (numbers, taken) in this.numbers.iter_mut().zip(&mut this.counts) {
+            for number in numbers.get_mut(..count)? {
+                // CAST: There are less than that.
+                *number = self.tags.take()? as u16;
+                *taken += 1;
+            }
+        }
+        Some(this)
+    }
+}
+
+/// Data that is copied: buffers that the device reads, and as many that it writes.
+///
+/// Dropping it clears and gives them back; the device must be done with it.
+pub(crate) struct Bounced {
+    reserve: Arc<Reserve>,
+    numbers: [[u16; MAX_BUFFERS]; 2],
+    counts: [usize; 2],
+    len: usize,
+}
+
+/// What the device does with a buffer.
+#[derive(Clone, Copy)]
+pub(crate) enum Side {
+    /// It reads it.
+    Source = 0,
+    /// It writes it.
+    Destination = 1,
+}
+
+impl Bounced {
+    /// Returns the buffers of `side` that have the first `len` bytes, and how many each has.
+    fn parts(&self, side: Side, len: usize) -> impl Iterator<Item = (&Buffer, usize)> {
+        // CAST: The discriminants are indices.
+        let side = side as usize;
+        let taken = self.counts.get(side).copied().unwrap_or(0);
+        let numbers = self.numbers.get(side).into_iter().flatten().take(taken);
+        let buffers = numbers.filter_map(|number| self.reserve.buffers.get(usize::from(*number)));
+        let lens = (0..len).step_by(BUFFER_BYTES);
+        buffers
+            .zip(lens)
+            .map(move |(buffer, offset)| (buffer, BUFFER_BYTES.min(len - offset)))
+    }
+
+    /// Returns the bus address and the length of each part of the first `len` bytes.
+    pub(crate) fn addresses(
+        &self,
+        side: Side,
+        len: usize,
+    ) -> impl Iterator<Item = (DmaAddress, usize)> + '_ {
+        self.parts(side, len)
+            .map(|(buffer, len)| (buffer.dma_address(), len))
+    }
+
+    /// Returns the bus address of the byte at `offset`.
+    pub(crate) fn address(&self, side: Side, offset: usize) -> Option<DmaAddress> {
+        let (buffer, len) = self.parts(side, offset + 1).last()?;
+        // CAST: Widening.
+        Some(buffer.dma_address() + (len - 1) as u64)
+    }
+
+    /// Copies the data from user memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if it cannot be read.
+    pub(crate) fn fill(&self, from: UserPtr) -> Result {
+        let mut from = from;
+        for (buffer, len) in self.parts(Side::Source, self.len) {
+            buffer.copy_from_user(0, from, len)?;
+            from = from.wrapping_byte_add(len);
+        }
+        Ok(())
+    }
+
+    /// Copies the result to user memory.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if it cannot be written.
+    pub(crate) fn copy_result(&self, to: UserPtr) -> Result {
+        let mut to = to;
+        for (buffer, len) in self.parts(Side::Destination, self.len) {
+            buffer.copy_to_user(0, to, len)?;
+            to = to.wrapping_byte_add(len);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bounced {
+    fn drop(&mut self) {
+        for side in [Side::Source, Side::Destination] {
+            for (buffer, len) in self.parts(side, self.len) {
+                // Cannot fail: it is at most the size of the buffer.
+                let _ = buffer.clear(0, len);
+            }
+        }
+        for (numbers, taken) in self.numbers.iter().zip(self.counts) {
+            for number in numbers.iter().take(taken) {
+                self.reserve.tags.give(usize::from(*number));
+            }
+        }
+    }
+}

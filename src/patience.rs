@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long somebody waits, and for what.
+
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{
+        Delta,
+        Instant,
+        Jiffies,
+        Monotonic, //
+    },
+};
+
+use crate::{
+    lockless::tags,
+    sys::{
+        completion::{
+            Event,
+            Waited,
+            FOREVER, //
+        },
+        process, //
+    },
+};
+
+/// Permits to take a tag of one of several queues, and those who wait for one. See
+/// [`tags::Permits`].
+#[pin_data]
+pub(crate) struct Permits {
+    inner: tags::Permits,
+    #[pin]
+    handed_over: Event,
+}
+
+impl Permits {
+    /// Makes a set without permits.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                inner: tags::Permits::new(),
+                handed_over <- Event::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Adds `count` permits; nobody may be waiting.
+    pub(crate) fn add(&self, count: i32) {
+        self.inner.add(count);
+    }
+
+    /// Gives a permit back. May be called from any context.
+    pub(crate) fn give(&self) {
+        self.inner.give(|| self.handed_over.signal());
+    }
+
+    /// Returns a number that is another one after each [`Self::restore`].
+    pub(crate) fn restored(&self) -> u32 {
+        self.inner.restored()
+    }
+
+    /// Keeps the caller's permit, for which there was no tag after [`Self::restored`] was `seen`,
+    /// from everybody until it is restored the next time.
+    pub(crate) fn withhold(&self, seen: u32) {
+        self.inner.withhold(seen, || self.handed_over.signal());
+    }
+
+    /// Gives back all permits that are withheld, now that there are tags for them.
+    pub(crate) fn restore(&self) {
+        self.inner.restore(|| self.handed_over.signal());
+    }
+
+    /// Takes a permit, waiting for it as `sleep` does if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What `sleep` says, unless that is [`Waited::Done`].
+    pub(crate) fn take(&self, sleep: impl FnOnce(&Event) -> Waited) -> Result<(), Waited> {
+        self.inner.take(
+            || sleep(&self.handed_over),
+            || self.handed_over.wait_forever(),
+        )
+    }
+}
+
+/// How long, and how, somebody is ready to wait.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// The longest time; none waits until it is over.
+    pub(crate) timeout: Option<Delta>,
+    /// Whether the wait ends when the task is killed.
+    pub(crate) killable: bool,
+}
+
+impl Patience {
+    /// Begins to wait.
+    pub(crate) fn start(self) -> Wait {
+        Wait {
+            killable: self.killable,
+            limit: self.timeout.map(|timeout| (Instant::now(), timeout)),
+        }
+    }
+}
+
+/// A wait that has begun.
+pub(crate) struct Wait {
+    killable: bool,
+    limit: Option<(Instant<Monotonic>, Delta)>,
+}
+
+impl Wait {
+    /// Returns whether the wait ends now because the task is being killed.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killable && process::is_killed()
+    }
+
+    /// Returns whether the time is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.limit
+            .is_some_and(|(since, timeout)| since.elapsed() >= timeout)
+    }
+
+    /// Waits for `event` until the time is over, give or take a second.
+    pub(crate) fn for_event(&self, event: &Event) -> Waited {
+        // In ticks: about a second.
+        const SLICE: Jiffies = 256;
+
+        // Without a limit there is nothing to look at meanwhile, and no timer is needed.
+        let slice = self.limit.map_or(FOREVER, |_| SLICE);
+        loop {
+            match self.wait(event, slice) {
+                Waited::TimedOut if !self.is_over() => {}
+                waited => return waited,
+            }
+        }
+    }
+
+    /// Waits for `event` for `slice`, which may be longer than what is left of the time.
+    pub(crate) fn wait(&self, event: &Event, slice: Jiffies) -> Waited {
+        if self.killable {
+            event.wait_killable(slice)
+        } else {
+            event.wait(slice)
+        }
+    }
+}
