@@ -305,6 +305,10 @@ pub fn of(variant: Variant, full: bool) -> Vec<Boot> {
 
 fn everyday() -> Vec<Boot> {
     vec![
+        Boot::new("recovery-1", &["recovery"]).part(0, 3),
+        Boot::new("recovery-2", &["recovery"]).part(1, 3),
+        Boot::new("recovery-3", &["recovery"]).part(2, 3),
+        Boot::new("matrix", &["matrix"]),
         Boot::new("life", &["life"]),
         Boot::new("fault-1", &["fault"]).part(0, 2),
         Boot::new("fault-2", &["fault"]).part(1, 2),
@@ -328,6 +332,7 @@ fn everyday() -> Vec<Boot> {
 
 fn debug_everyday() -> Vec<Boot> {
     vec![
+        Boot::new("debug-matrix", &["matrix"]),
         Boot::new("debug", &["session", "reset"]),
         Boot::new("debug-sample", &[]).only(SAMPLE),
         Boot::kunit(),
@@ -336,6 +341,13 @@ fn debug_everyday() -> Vec<Boot> {
 
 fn full() -> Vec<Boot> {
     vec![
+        Boot::new("matrix-1", &["matrix"]).part(0, 4).long(),
+        Boot::new("matrix-2", &["matrix"]).part(1, 4).long(),
+        Boot::new("matrix-3", &["matrix"]).part(2, 4).long(),
+        Boot::new("matrix-4", &["matrix"]).part(3, 4).long(),
+        Boot::new("recovery-1", &["recovery"]).part(0, 3).long(),
+        Boot::new("recovery-2", &["recovery"]).part(1, 3).long(),
+        Boot::new("recovery-3", &["recovery"]).part(2, 3).long(),
         Boot::new("fault-1", &["fault"]).part(0, 3).long(),
         Boot::new("fault-2", &["fault"]).part(1, 3).long(),
         Boot::new("fault-3", &["fault"]).part(2, 3).long(),
@@ -361,6 +373,9 @@ fn full() -> Vec<Boot> {
 
 fn debug_full() -> Vec<Boot> {
     vec![
+        Boot::new("debug-recovery-1", &["recovery"]).part(0, 2),
+        Boot::new("debug-recovery-2", &["recovery"]).part(1, 2),
+        Boot::new("debug-matrix", &["matrix"]),
         Boot::new("debug-fault", &["fault"]),
         Boot::new("debug-life", &["life"]),
         Boot::new("debug-abi", &["node", "info", "unknown", "hsm", "session"]),
@@ -375,6 +390,7 @@ fn debug_full() -> Vec<Boot> {
 fn kasan() -> Vec<Boot> {
     vec![
         Boot::new("kasan-soak", &["soak"]).long().seconds(60),
+        Boot::new("kasan-matrix", &["matrix"]),
         Boot::new("kasan-life", &["life"]),
         Boot::new("kasan-load", &["load", "reset"]),
         Boot::new("kasan-abi", &["node", "info", "unknown", "hsm", "session"]),
@@ -429,7 +445,7 @@ mod tests {
     #[test]
     fn command_says_what_to_run() {
         let plan = of(Variant::Stock, false);
-        let boot = &plan[2];
+        let boot = plan.iter().find(|boot| boot.name == "fault-2").unwrap();
         assert_eq!(
             boot.command("/m.ko"),
             "exec /bin/azihsm-tests --module /m.ko --vectors 32 --devices 1 \

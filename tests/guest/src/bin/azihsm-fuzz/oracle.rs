@@ -41,6 +41,9 @@ pub const SESSIONS: u16 = 8;
 /// Most bytes of data that are copied; more are accessed in place.
 pub const MAX_COPIED: u32 = 12288;
 
+/// The most bytes of AES data that are copied as long as there are buffers.
+pub const MAX_BOUNCED: u32 = 17 << 16;
+
 /// Bytes of device info that the driver writes, and of these the first that
 /// may change.
 const INFO_WRITTEN: usize = size_of::<DevInfo>() - 1;
@@ -502,7 +505,8 @@ fn walk_aes(input: &AesIn, map: &Map, cipher: u8) -> Walk {
     let readable = map.can(How::Read, input.src, u64::from(len));
     walk.access(readable, Errno::FAULT, ext::AES_NOMEM);
     let in_place = match len {
-        ..=MAX_COPIED => 0,
+        // Above what fits a slot as long as there are buffers.
+        ..=MAX_BOUNCED => 0,
         _ if cipher == abi::AES_GCM && gcm_is_unaligned(input) => len - len % 16,
         _ => len,
     };

@@ -41,8 +41,8 @@ const FLUSHES: u64 = 32;
 /// are accessed in place.
 const LENGTHS: &[usize] = &[16, 64, 512, 64, 4096, 240, 12_288, 32, 16_384, 1024, 40_960];
 
-/// Lengths that are too large for slots; one is accessed in place.
-const LARGE: &[usize] = &[16_384, 1_118_224, 12_304];
+/// Lengths that are too large for slots.
+const LARGE: &[usize] = &[16_384, 40_960, 12_304];
 
 /// Additional bytes of HSM requests.
 const PADDINGS: &[usize] = &[0, 0, 100, 0, 2000, 0, 3400];
@@ -67,8 +67,8 @@ pub struct Plan {
     pub aes: usize,
     /// How many descriptors with sessions they share.
     pub shared: usize,
-    /// Whether all AES data is too large for slots, and some is accessed in
-    /// place.
+    /// Whether all AES data is too large for slots; it is accessed in place if
+    /// the driver has no buffers.
     pub in_place: bool,
     /// What of the device's words is believed.
     pub trust: Trust,
@@ -180,6 +180,15 @@ impl Counted {
             aes: commands["aes"].as_u64().context("no counters")?,
         })
     }
+}
+
+/// How many commands of a kind the device has seen, and how many of them were
+/// flushes of sessions.
+#[derive(Clone, Copy)]
+struct Fetched {
+    class: Class,
+    fetched: u64,
+    flushes: u64,
 }
 
 /// A descriptor with the session that it has, which may be another one after the
@@ -370,7 +379,12 @@ impl Crowd {
     /// that has a result was carried out, and none twice, or that was refused.
     pub fn stop(self, env: &Env, patience: Duration) -> Result<Tally> {
         let (tally, counts) = self.end(env, patience)?;
-        for (class, fetched, flushes) in counts {
+        for Fetched {
+            class,
+            fetched,
+            flushes,
+        } in counts
+        {
             let sent = tally.count(|of, outcome| of == class && outcome.may_be_sent());
             ensure!(
                 fetched <= sent + flushes + FLUSHES,
@@ -387,9 +401,9 @@ impl Crowd {
         Ok(self.end(env, patience)?.0)
     }
 
-    /// Stops the threads: what became of their commands, and how many commands of
-    /// each kind the device has seen, and how many of them were flushes.
-    fn end(self, env: &Env, patience: Duration) -> Result<(Tally, [(Class, u64, u64); 2])> {
+    /// Stops the threads: what became of their commands, and what the device has
+    /// seen of each kind.
+    fn end(self, env: &Env, patience: Duration) -> Result<(Tally, [Fetched; 2])> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.wait_end(patience)?;
         let mut control = env.control()?;
@@ -401,11 +415,21 @@ impl Crowd {
 
         let hsm = after.hsm - self.before.hsm;
         let flushes = after.flushes - self.before.flushes;
-        let counts = [
-            (Class::Hsm, hsm, flushes),
-            (Class::Aes, after.aes - self.before.aes, 0),
-        ];
-        for (class, fetched, flushes) in counts {
+        let aes = after.aes - self.before.aes;
+        let counts =
+            [(Class::Hsm, hsm, flushes), (Class::Aes, aes, 0)].map(|(class, fetched, flushes)| {
+                Fetched {
+                    class,
+                    fetched,
+                    flushes,
+                }
+            });
+        for Fetched {
+            class,
+            fetched,
+            flushes,
+        } in counts
+        {
             let answered = tally.count(|of, outcome| of == class && outcome.is_answer());
             ensure!(
                 answered + flushes <= fetched + FLUSHES,

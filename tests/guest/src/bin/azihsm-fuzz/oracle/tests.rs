@@ -7,6 +7,8 @@ use zerocopy::IntoBytes;
 const AT: u64 = 0x10_0000;
 const BUFFER: u64 = 0x20_0000;
 const READ_ONLY: u64 = 0x30_0000;
+/// More than is ever copied.
+const LONG: u64 = 0x100_0000;
 const PAGE: u64 = 0x1000;
 
 fn map() -> Map {
@@ -16,6 +18,8 @@ fn map() -> Map {
         map.add(start..start + 8 * PAGE, Certainty::Yes, Certainty::Yes);
     }
     map.add(READ_ONLY..READ_ONLY + PAGE, Certainty::Yes, Certainty::No);
+    let long = LONG..LONG + u64::from(MAX_BOUNCED) + PAGE;
+    map.add(long, Certainty::Yes, Certainty::Yes);
     map
 }
 
@@ -314,14 +318,21 @@ fn memory_of_aes_commands_is_seen_beforehand_only_in_place() {
     let refused = |cmd: &AesCmd| aes_ends(cmd, Ok(0), |out| out.result = 1);
     assert_eq!(fault(&cmd), NONE);
     assert_eq!(refused(&cmd), NONE);
+    // There may have been buffers, or not.
     cmd.input.src_len = 16384;
     cmd.input.dst_len = 16384;
     assert_eq!(fault(&cmd), NONE);
-    assert_ne!(refused(&cmd), NONE);
+    assert_eq!(refused(&cmd), NONE);
     cmd.input.dst = BUFFER;
     assert_ne!(fault(&cmd), NONE);
     cmd.input.src = READ_ONLY;
     assert_eq!(fault(&cmd), NONE);
+    cmd.input.src = LONG;
+    cmd.input.src_len = MAX_BOUNCED + 16;
+    cmd.input.dst_len = cmd.input.src_len;
+    cmd.input.dst = READ_ONLY;
+    assert_eq!(fault(&cmd), NONE);
+    assert_ne!(refused(&cmd), NONE);
 }
 
 #[test]

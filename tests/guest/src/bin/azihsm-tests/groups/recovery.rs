@@ -406,6 +406,13 @@ fn ready_lost_under_load(env: &Env) -> Result<()> {
     under_load(env, json!({ "fault": "force_disable" }))
 }
 
+/// Loads the driver without buffers to copy AES data to, so that it is accessed in
+/// place as soon as it does not fit a slot.
+fn copy_little(env: &Env) -> Result<()> {
+    module::unload().context("delete_module")?;
+    module::load_with(&env.module, c"aes_bounce_buffers=0")
+}
+
 /// 64 threads that wait: most for the device, some for a slot, some of those with
 /// data that is accessed in place.
 fn waiting_crowd(env: &Env) -> Result<Crowd> {
@@ -454,6 +461,7 @@ fn check_all_gone(env: &Env, crowd: Crowd, lose: fn(&Env) -> Result<()>) -> Resu
 }
 
 fn removal(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let address = env.address()?;
     let crowd = waiting_crowd(env)?;
@@ -479,6 +487,7 @@ fn removal(env: &Env) -> Result<()> {
 }
 
 fn comes_back(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let crowd = waiting_crowd(env)?;
     check_all_gone(env, crowd, |env| gone(env, true))?;
@@ -493,6 +502,7 @@ fn comes_back(env: &Env) -> Result<()> {
 
 /// The device writes to memory all the time that it cannot be reached.
 fn not_reached(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let crowd = Crowd::start(
         env,
@@ -620,6 +630,7 @@ fn is_of_dead(class: Class, outcome: Outcome) -> bool {
 }
 
 fn stuck(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let device = env.open()?;
     let crowd = waiting_crowd(env)?;
@@ -668,6 +679,7 @@ fn become_virtual(env: &Env) -> Result<String> {
 }
 
 fn stuck_unbind(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let address = become_virtual(env)?;
     let device = env.open()?;
@@ -704,6 +716,7 @@ fn stuck_leak(env: &Env) -> Result<()> {
 }
 
 fn stuck_for_good(env: &Env, address: &str) -> Result<()> {
+    copy_little(env)?;
     let before = health::pinned()?;
     let device = env.open()?;
     let crowd = waiting_crowd(env)?;
@@ -1014,6 +1027,7 @@ fn result_during_abort(env: &Env) -> Result<()> {
 
 /// What the device says of AES commands whose queue is deleted is not handed on.
 fn deleted_aes(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let before = enables(env)?;
     let crowd = Crowd::start(
@@ -1272,6 +1286,7 @@ fn flr_and_others(env: &Env) -> Result<()> {
 
 /// A device that does not obey its registers obeys the bus.
 fn flr_of_stuck(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let address = become_virtual(env)?;
     let held = Held::measure()?;
     let device = env.open()?;
@@ -1338,6 +1353,7 @@ fn kill(mut child: Child) -> Result<Duration> {
 /// Processes with commands of all kinds under way are killed after `prepare`: they
 /// are gone at once, and nothing is left of them.
 fn killed(env: &Env, prepare: fn(&Env) -> Result<()>) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let (reader, writer) = pipe()?;
     let child = Child::run(|| {
@@ -1439,6 +1455,7 @@ fn closed(env: &Env, prepare: fn(&Env) -> Result<Value>) -> Result<()> {
 }
 
 fn unbind_resetting(env: &Env) -> Result<()> {
+    copy_little(env)?;
     let held = Held::measure()?;
     let address = env.address()?;
     inject(
