@@ -7,6 +7,7 @@ use crate::runner::Test;
 use crate::scene::HsmScene;
 use crate::scene::STALE;
 use anyhow::ensure;
+use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
 use azihsm_guest::sys;
@@ -205,6 +206,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("hsm/structure-unwritable-efault", unwritable),
         Test::new("hsm/header-and-padding-are-ignored", ignored),
         Test::new("hsm/flow-none-drops-the-session-fields", flow_none),
+        Test::new("hsm/entry-has-the-second-page", second_page),
         Test::new("hsm/tbor-reaches-the-device", tbor),
         Test::new("hsm/request-with-a-hole", request_hole),
         Test::new("hsm/request-across-pages", across_pages),
@@ -414,13 +416,48 @@ fn ignored(env: &Env) -> Result<()> {
     check_revisions(&scene.response())
 }
 
+/// What `send` submits to the device, which must be one command.
+fn entry_of(env: &Env, send: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
+    const SQE: usize = 64;
+    let mut control = env.control()?;
+    let before = control.submission_queues("hsm")?;
+    send()?;
+    let after = control.submission_queues("hsm")?;
+    let mut used = before
+        .iter()
+        .zip(&after)
+        .filter(|(old, new)| old.3 != new.3);
+    let (&(_, base, _, tail), _) = used.next().context("no command was submitted")?;
+    ensure!(used.next().is_none(), "several commands were submitted");
+    control.memory(base + (tail * SQE) as u64, SQE)
+}
+
 fn flow_none(env: &Env) -> Result<()> {
+    let device = env.open()?;
     let mut scene = HsmScene::get_api_rev()?;
     scene.cmd.input.session.flags = abi::FLOW_NONE | abi::SESSION_ID_VALID;
     scene.cmd.input.session.id = 5;
-    scene.send_well(&env.open()?)?;
-    // Had the device seen the ID it would not have answered.
-    check_revisions(&scene.response())
+    let entry = entry_of(env, || scene.send_well(&device))?;
+    // Had the device taken the ID for valid it would not have answered.
+    check_revisions(&scene.response())?;
+    check_eq!(entry[44..50], [0; 6], "session fields of the entry");
+    Ok(())
+}
+
+/// PRP2 is there if there is more than a page (device.rst 5.1).
+fn second_page(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    for (dst_len, offset) in [(4096, None), (4097, Some(4096)), (8192, Some(4096))] {
+        let mut scene = HsmScene::get_api_rev()?;
+        scene.cmd.input.dst_len = dst_len;
+        let entry = entry_of(env, || scene.send_well(&device))?;
+        let field =
+            |at: usize| -> Result<u64> { Ok(u64::from_le_bytes(entry[at..at + 8].try_into()?)) };
+        let (prp1, prp2) = (field(28)?, field(36)?);
+        let expected = offset.map_or(0, |offset| prp1 + offset);
+        check_eq!(prp2, expected, "PRP2 for {dst_len} bytes at {prp1:#x}");
+    }
+    Ok(())
 }
 
 fn tbor(env: &Env) -> Result<()> {
