@@ -9,9 +9,18 @@ TOP := $(CURDIR)
 MODULE_DIR ?= $(TOP)/build
 
 # The kernel to build for, and a directory that its Rust modules can be built
-# against: what tools/rust-kdir prepared, else the kernel's headers as they are.
+# against: the kernel's headers, if the distribution has put into them what that
+# takes, else what tools/rust-kdir prepared.
 KVER ?= $(shell uname -r)
-KDIR ?= $(firstword $(wildcard /usr/lib/linux-rust/$(KVER)) /lib/modules/$(KVER)/build)
+HEADERS := /lib/modules/$(KVER)/build
+KDIR ?= $(if $(wildcard $(HEADERS)/rust/libkernel.rmeta),$(HEADERS),$\
+	$(firstword $(wildcard /usr/lib/linux-rust/$(KVER)) $(HEADERS)))
+
+# Where install-dev and install-system put their files.
+DESTDIR ?=
+PREFIX ?= /usr/local
+VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"$$/\1/p' $(TOP)/dkms.conf)
+INSTALL_DATA := install -D -m 644
 
 # For setup, run and test: where the toolchain is kept.
 export AZIHSM_CACHE ?= $(TOP)/.cache
@@ -33,11 +42,15 @@ help:
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
 	@echo '                 SECONDS=600, SEED=number'
+	@echo '  make deb       Debian packages, in build/deb: azihsm-dkms, azihsm-dev, azihsmctl'
 	@echo '  make mutants   break the driver in every way, and see a test fail each time: 300 builds and boots'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
+	@echo '  make install-system  as root: the group, the udev rule, the manual page'
+	@echo '  make install-dev     the header, with a file for pkg-config, in PREFIX=$(PREFIX)'
 	@echo 'Always:'
+	@echo '  make audit     look the crates of the programs up in the advisory database'
 	@echo '  make clean     remove what was built'
 	@echo '  make distclean remove the toolchain, too'
 
@@ -49,6 +62,28 @@ module: kdir
 .PHONY: install
 install: kdir
 	+$(MAKE) -C $(KDIR) M=$(TOP) MO=$(MODULE_DIR) modules_install
+
+# What belongs to a machine that has HSMs.  Udev, systemd and modprobe look in
+# /usr only, whatever the prefix.
+.PHONY: install-system
+install-system:
+	$(INSTALL_DATA) dist/70-azihsm.rules $(DESTDIR)/usr/lib/udev/rules.d/70-azihsm.rules
+	$(INSTALL_DATA) dist/azihsm.sysusers $(DESTDIR)/usr/lib/sysusers.d/azihsm.conf
+	$(INSTALL_DATA) dist/azihsm.modprobe $(DESTDIR)$(PREFIX)/share/doc/azihsm-dkms/examples/azihsm.conf
+	$(INSTALL_DATA) dist/azihsm.4 $(DESTDIR)$(PREFIX)/share/man/man4/azihsm.4
+ifeq ($(DESTDIR),)
+	systemd-sysusers azihsm.conf
+	udevadm control --reload
+	udevadm trigger --subsystem-match=misc --sysname-match='azihsm[0-9]*'
+endif
+
+# Not among the system's headers, where the kernel's own may be one day.
+.PHONY: install-dev
+install-dev:
+	$(INSTALL_DATA) include/uapi/linux/azihsm.h $(DESTDIR)$(PREFIX)/include/azihsm/linux/azihsm.h
+	mkdir -p $(DESTDIR)$(PREFIX)/share/pkgconfig
+	sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@VERSION@,$(VERSION),' dist/azihsm.pc.in \
+		>$(DESTDIR)$(PREFIX)/share/pkgconfig/azihsm.pc
 
 # rustc's own words on missing metadata fill a screen and do not help.
 .PHONY: kdir
@@ -90,6 +125,10 @@ fuzz: setup
 chaos: setup
 	@$(ENTER) tests/run chaos $(or $(SECONDS),600) $(SEED)
 
+.PHONY: deb
+deb: setup
+	@$(ENTER) dist/deb build/deb
+
 .PHONY: mutants
 mutants: setup
 	@$(ENTER) tests/run mutants
@@ -97,6 +136,10 @@ mutants: setup
 .PHONY: check
 check: setup
 	@$(ENTER) tests/run check
+
+.PHONY: audit
+audit:
+	@tools/audit
 
 .PHONY: clean
 clean:
