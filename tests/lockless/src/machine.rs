@@ -74,6 +74,8 @@ pub struct Chair {
     done: Event,
     /// Signals sent for the command, of which there must be no more than one.
     signals: Count,
+    /// Whether the command was written to the submission queue.
+    sent: AtomicBool,
     left_behind: Cell<Option<Token>>,
     /// The memory of the slot.  The owner writes a number; the device answers with its double.
     memory: Cell<u64>,
@@ -185,6 +187,7 @@ impl Machine {
                     slot: Slot::new(),
                     done: Event::new(),
                     signals: Count::new(0),
+                    sent: AtomicBool::new(false),
                     left_behind: Cell::new(None),
                     memory: Cell::new(0),
                 })
@@ -245,6 +248,7 @@ impl Machine {
         let (tag, chair) = self.pair.take(self).expect("a permit, but no tag");
         assert!(!self.in_device.lock().unwrap()[tag], "the device has it");
         chair.signals.store(0, SeqCst);
+        chair.sent.store(false, SeqCst);
         let cid = chair.slot.cid(tag);
         chair.memory.set(u64::from(cid));
         self.prepared[tag].set(cid);
@@ -268,6 +272,7 @@ impl Machine {
     fn collect(&self, tag: usize, cid: u16) -> Fate {
         let chair = &self.chairs[tag];
         assert!(!self.in_device.lock().unwrap()[tag], "the device has it");
+        let sent = chair.sent.load(SeqCst);
         let mut entry = Entry::default();
         match chair.slot.collect(&mut entry.0) {
             Verdict::Completed => {
@@ -275,8 +280,14 @@ impl Machine {
                 assert_eq!(chair.memory.get(), u64::from(cid) * 2);
                 Fate::Completed
             }
-            Verdict::Halted => Fate::Halted,
-            Verdict::NotSent => Fate::NotSent,
+            Verdict::Halted => {
+                assert!(sent, "it was never sent");
+                Fate::Halted
+            }
+            Verdict::NotSent => {
+                assert!(!sent, "the device may have carried it out");
+                Fate::NotSent
+            }
         }
     }
 
@@ -492,6 +503,7 @@ impl World for Machine {
     }
 
     fn write_sqe(&self, tag: usize, index: u32) {
+        self.chairs[tag].sent.store(true, SeqCst);
         self.sq[index as usize].set(self.prepared[tag].get());
     }
 
