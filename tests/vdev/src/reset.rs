@@ -257,7 +257,9 @@ impl Model {
         self.trace("bus reset".into());
         self.bus.counters.bus_resets += 1;
         self.power_on();
-        self.bus.front.reset_registers();
+        // The registers were reset at once, and the next client may have enabled the
+        // device since.
+        self.bus.front.set_ready(false);
         self.notify_engine(ResetKind::Bus);
     }
 
