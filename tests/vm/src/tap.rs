@@ -71,7 +71,7 @@ pub struct Results {
     plan: Option<usize>,
     seen: usize,
     passed: usize,
-    failed: usize,
+    failed: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -87,8 +87,8 @@ impl Results {
             Line::Test {
                 ok,
                 number,
+                name,
                 skipped,
-                ..
             } => {
                 self.seen += 1;
                 if *number != self.seen {
@@ -97,7 +97,7 @@ impl Results {
                         .push(format!("test {number} where {expected} was due"));
                 }
                 match (ok, skipped) {
-                    (false, _) => self.failed += 1,
+                    (false, _) => self.failed.push(name.clone()),
                     (true, None) => self.passed += 1,
                     (true, Some(_)) => {}
                 }
@@ -113,9 +113,9 @@ impl Results {
         self.passed
     }
 
-    /// How many tests failed.
-    pub fn failed(&self) -> usize {
-        self.failed
+    /// The names of the tests that failed.
+    pub fn failed(&self) -> &[String] {
+        &self.failed
     }
 
     /// What is wrong with the results as a whole, once there are no more.
@@ -179,14 +179,15 @@ mod tests {
     #[test]
     fn complete_results_have_no_problem() {
         let results = results("TAP version 14\n1..2\nok 1 - a\n# why\nnot ok 2 - b\n");
-        assert_eq!((results.passed(), results.failed()), (1, 1));
+        assert_eq!(results.passed(), 1);
+        assert_eq!(results.failed(), ["b"]);
         assert_eq!(results.problems(), Vec::<String>::new());
     }
 
     #[test]
     fn skipped_tests_did_not_pass() {
         let results = results("1..1\nok 1 - a # SKIP\n");
-        assert_eq!((results.passed(), results.failed()), (0, 0));
+        assert_eq!((results.passed(), results.failed().len()), (0, 0));
     }
 
     #[test]
