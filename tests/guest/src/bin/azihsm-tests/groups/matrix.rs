@@ -136,6 +136,12 @@ impl Fault {
         }
     }
 
+    /// It begins with a command that is lost.
+    fn of_commands(mut self) -> Self {
+        self.is_incident = false;
+        self
+    }
+
     /// It is there for so long.
     fn hold_ms(mut self, ms: u64) -> Self {
         self.hold = Duration::from_millis(ms);
@@ -394,21 +400,21 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::device("slow-abort", Lost, faults![
             { "fault": "stall_delete_sq", "ms": 2000, "count": 1 },
             { "fault": "drop_command", "count": 2 }
-        ]).patience(14),
+        ]).of_commands().patience(14),
         Fault::device("abort-refused", Reset, faults![
             { "fault": "status", "class": "admin", "opcode": 0, "status": 0x4007, "count": 1 },
             { "fault": "drop_command", "class": "hsm", "count": 1 }
-        ]).patience(12),
+        ]).of_commands().patience(12),
         Fault::device("new-queue-refused", Reset, faults![
             { "fault": "status", "class": "admin", "opcode": 1, "status": 0x4007, "count": 1 },
             { "fault": "drop_command", "class": "aes", "count": 1 }
-        ]).patience(12),
+        ]).of_commands().patience(12),
         Fault::device("hung", Reset, faults![
             { "fault": "stop_fetch" }
         ]).hold_ms(40_000).patience(45),
         Fault::device("abort-hangs", Reset, faults![
             { "fault": "stall_delete_sq" }, { "fault": "drop_command", "class": "hsm", "count": 1 }
-        ]).hold_ms(42_000).patience(45),
+        ]).of_commands().hold_ms(42_000).patience(45),
     ]
 }
 
