@@ -84,5 +84,9 @@ module! {
             default: 72,
             description: "Buffers of 64 KiB that AES data is copied through (0 to 1024)",
         },
+        poll_us: i32 {
+            default: 0,
+            description: "Microseconds that callers look for a completion before they sleep (0 to 1000)",
+        },
     },
 }

@@ -625,6 +625,14 @@ impl Interrupts for Ctrl<'_> {
         Ok((self.vectors.index(index)?, name))
     }
 
+    fn is_for(&self, index: usize, cpu: usize) -> bool {
+        let vectors = [self.hsm.home_vector(cpu), self.aes.home_vector(cpu)];
+        vectors
+            .iter()
+            .flatten()
+            .any(|&home| usize::from(home) == index)
+    }
+
     fn interrupt(&self, index: usize) -> IrqReturn {
         fn reap<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>, vector: u16) {
             for queue in pool.queues() {

@@ -20,6 +20,9 @@ const MAX_BOUNCE_BUFFERS: usize = 1024;
 /// Shortest time, in seconds, after which a command is given up.
 const MIN_COMMAND_TIMEOUT_SECS: i64 = 6;
 
+/// Longest time, in microseconds, for which a processor is kept busy looking for a completion.
+const MAX_POLL_US: i32 = 1000;
+
 /// Longest time, in seconds: a day.
 const MAX_COMMAND_TIMEOUT_SECS: i64 = 24 * 60 * 60;
 
@@ -54,6 +57,13 @@ pub(crate) fn aes_bounce_buffers() -> usize {
 pub(crate) fn command_timeout() -> Delta {
     let wanted = i64::from(module_parameters::abort_timeout_in_sec.value());
     Delta::from_secs(wanted.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS))
+}
+
+/// Returns how long the completion of a command is looked for before the caller goes to sleep, if it
+/// is at all.
+pub(crate) fn poll() -> Option<Delta> {
+    let wanted = module_parameters::poll_us.value();
+    (wanted > 0).then(|| Delta::from_micros(i64::from(wanted.min(MAX_POLL_US))))
 }
 
 /// Returns whether a physical function may be reset.

@@ -38,7 +38,10 @@ use kernel::{
     },
     time::{
         msecs_to_jiffies,
-        Jiffies, //
+        Delta,
+        Instant,
+        Jiffies,
+        Monotonic, //
     },
 };
 
@@ -52,6 +55,7 @@ use crate::{
         }, //
     },
     orphans::Orphans,
+    params,
     patience::{
         Patience,
         Permits,
@@ -155,6 +159,8 @@ impl Watch {
 pub(crate) struct QueuePair<C: Class> {
     id: QueueId,
     notify: Notify,
+    // How long who has submitted a command looks for its completion before going to sleep.
+    spin: Option<Delta>,
     orphans: Arc<Orphans>,
     pair: pair::QueuePair,
     permits: Arc<Permits>,
@@ -287,6 +293,7 @@ impl<C: Class> QueuePair<C> {
         Ok(Self {
             id,
             notify,
+            spin: params::poll(),
             orphans,
             pair: pair::QueuePair::new(count)?,
             permits,
@@ -622,6 +629,7 @@ impl<C: Class> Owned<'_, C> {
     fn wait(self, token: C::Token, patience: Patience) -> Result<(Self, C::Cqe, C::Token), Lost> {
         let wait = patience.start();
         let waited = match self.queue.notify {
+            Notify::Vector(_) if self.spin() => Waited::Done,
             Notify::Vector(_) => wait.for_event(self.slot.done()),
             Notify::Poll => self.poll(&wait),
         };
@@ -645,6 +653,23 @@ impl<C: Class> Owned<'_, C> {
             Verdict::Halted => Err(Lost::Halted),
             Verdict::NotSent => Err(Lost::Refused),
         }
+    }
+
+    /// Looks for the completion as long as the administrator wants that done. Returns whether the
+    /// command has ended; its signal is consumed then.
+    fn spin(&self) -> bool {
+        let Some(limit) = self.queue.spin else {
+            return false;
+        };
+        let begin: Instant<Monotonic> = Instant::now();
+        while begin.elapsed() < limit {
+            self.queue.reap(self.doorbells);
+            if self.slot.done().try_wait() {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        false
     }
 
     /// Waits for the command on a queue that has no interrupt.
@@ -795,10 +820,20 @@ impl<C: Class> Pool<C> {
         !self.queues.iter().any(|queue| queue.pair.is_submitting())
     }
 
+    /// Returns the index of the queue that `cpu` submits to first, if there are any.
+    fn home(&self, cpu: usize) -> Option<usize> {
+        cpu.checked_rem(self.queues.len())
+    }
+
+    /// Returns the MSI-X vector of the queue that `cpu` submits to first, if it has one.
+    pub(crate) fn home_vector(&self, cpu: usize) -> Option<u16> {
+        self.queues.get(self.home(cpu)?)?.vector()
+    }
+
     /// Takes a slot, if one is free: of an idle queue if there is one, counting from that of the
     /// current processor, else of any.
     fn try_take<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> Option<Owned<'a, C>> {
-        let home = crate::sys::this_cpu().checked_rem(self.queues.len())?;
+        let home = self.home(crate::sys::this_cpu())?;
         let (before, from_home) = self.queues.split_at_checked(home)?;
         let in_order =
             || Iterator::chain(from_home.iter(), before).filter(|queue| queue.pair.is_open());

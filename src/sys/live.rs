@@ -9,6 +9,10 @@
 //! apart in the only sound order.
 
 use kernel::{
+    bindings,
+    cpu,
+    cpu::CpuId,
+    cpumask::CpumaskVar,
     irq,
     pci::IrqVector,
     prelude::*,
@@ -30,6 +34,9 @@ pub(crate) trait Interrupts {
     /// `EINVAL` if there is none.
     fn vector(&self, index: usize) -> Result<(IrqVector<'_>, &'static CStr)>;
 
+    /// Returns whether the processor `cpu` had best handle the interrupts of the vector `index`.
+    fn is_for(&self, index: usize, cpu: usize) -> bool;
+
     /// Handles an interrupt of the vector `index`, in interrupt context.
     fn interrupt(&self, index: usize) -> irq::IrqReturn;
 }
@@ -44,6 +51,32 @@ impl<T: Interrupts + Sync> irq::Handler for Handler<'_, T> {
     fn handle(&self) -> irq::IrqReturn {
         self.state.interrupt(self.index)
     }
+}
+
+/// Has the interrupt `number` handled by one of the processors that `is_for` names, if there are any
+/// and the machine lets it. Whoever administers the machine may change it.
+///
+/// Missing upstream: the affinity of interrupts.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+fn steer(number: u32, is_for: impl Fn(usize) -> bool) -> Result {
+    let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+
+    // CAST: Processor numbers are far below `usize::MAX`.
+    for cpu in (0..cpu::nr_cpu_ids()).filter(|&cpu| is_for(cpu as usize)) {
+        if let Some(cpu) = CpuId::from_u32(cpu) {
+            mask.set(cpu);
+        }
+    }
+    if !mask.empty() {
+        // SAFETY: `mask` is a valid mask, which is only read, and not used after this returns. Any
+        // number may be passed: that of no interrupt is refused. It fails if no processor of the
+        // mask is online, for example, and then nothing has changed.
+        let _ = unsafe { bindings::irq_set_affinity(number, mask.as_raw()) };
+    }
+    Ok(())
 }
 
 /// A handler that is registered.
@@ -95,12 +128,14 @@ where
 
         for index in 0..state.vectors() {
             let (vector, name) = state.vector(index)?;
+            let request = irq::IrqRequest::from(vector);
+            let number = request.irq();
 
             // SAFETY: The registration goes into `this.handlers`, whose destructor runs by the
             // safety requirement of this function.
             let handler = unsafe {
                 irq::Registration::new(
-                    vector.into(),
+                    request,
                     irq::Flags::TRIGGER_NONE,
                     name,
                     Ok(Handler { state, index }),
@@ -108,6 +143,7 @@ where
             };
             let handler = KBox::pin_init(handler, GFP_KERNEL)?;
             this.handlers.push(handler, GFP_KERNEL)?;
+            steer(number, |cpu| state.is_for(index, cpu))?;
         }
         Ok(this)
     }

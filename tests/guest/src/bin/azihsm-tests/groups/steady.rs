@@ -4,6 +4,7 @@
 
 use crate::check_eq;
 use crate::runner::Env;
+use crate::runner::Skip;
 use crate::runner::Test;
 use crate::scene::AesScene;
 use crate::scene::HsmScene;
@@ -13,10 +14,14 @@ use anyhow::Result;
 use azihsm_guest::control::Control;
 use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
+use azihsm_guest::module;
 use azihsm_guest::pci;
 use azihsm_guest::trace::Trace;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
+use nix::sys::resource::getrusage;
+use nix::sys::resource::UsageWho;
+use std::fs;
 use std::time::Instant;
 
 /// Commands that are watched.
@@ -63,6 +68,8 @@ pub fn tests() -> Vec<Test> {
         Test::new("steady/one-doorbell-for-each-aes-command", |env| {
             each_aes(env, &SMALL, rings_once)
         }),
+        Test::new("steady/who-polls-does-not-sleep", polls).takes(3),
+        Test::new("steady/vectors-are-where-commands-come-from", vectors),
     ]
 }
 
@@ -180,5 +187,66 @@ fn rings_once(what: &str, send: Send<'_>) -> Result<()> {
     );
     check_eq!(writes, submissions + completions, "MMIO writes, {what}");
     ensure!(interrupts <= COMMANDS, "{interrupts} interrupts, {what}");
+    Ok(())
+}
+
+/// The fewest times that the caller slept in one of several turns of so many
+/// commands, now and then the host being busy elsewhere.
+fn sleeps(env: &Env, commands: i64) -> Result<i64> {
+    let device = env.open()?;
+    let mut scene = HsmScene::new(Flow::None, &hsm::get_api_rev())?;
+    let mut least = i64::MAX;
+    for _ in 0..100 {
+        let count =
+            || getrusage(UsageWho::RUSAGE_THREAD).map(|usage| usage.voluntary_context_switches());
+        let before = count()?;
+        for _ in 0..commands {
+            check_eq!(scene.send(&device), Ok(0), "ioctl");
+        }
+        least = least.min(count()? - before);
+    }
+    Ok(least)
+}
+
+/// With `poll_us` the processor looks for the completion, and without it the
+/// caller sleeps for each.
+fn polls(env: &Env) -> Result<()> {
+    const TURN: i64 = 5;
+
+    let reload = |parameters| -> Result<()> {
+        module::unload().context("delete_module")?;
+        module::load_with(&env.module, parameters).context("finit_module")
+    };
+    let without = sleeps(env, TURN)?;
+    reload(c"poll_us=1000")?;
+    let with = sleeps(env, TURN)?;
+    reload(c"")?;
+    ensure!(without >= TURN - 1, "{without} sleeps in {TURN} commands");
+    ensure!(with <= TURN / 2, "{with} sleeps in {TURN} polled commands");
+    Ok(())
+}
+
+/// The processor that submits to a queue handles its interrupts.
+fn vectors(env: &Env) -> Result<()> {
+    let processors = std::thread::available_parallelism()?.get();
+    if processors < 2 || env.vectors < 32 {
+        return Err(Skip("every queue has the same processor, or shares its vector").into());
+    }
+    let interrupts = fs::read_to_string("/proc/interrupts")?;
+    for (class, first) in [("hsm", 1), ("aes", 16)] {
+        let queues = (first..)
+            .map_while(|number| {
+                let name = format!("azihsm-{class}{number}");
+                let line = interrupts.lines().find(|line| line.ends_with(&name))?;
+                line.trim().split_once(':').map(|(number, _)| number)
+            })
+            .collect::<Vec<_>>();
+        ensure!(queues.len() >= processors, "{} vectors", queues.len());
+        for (processor, number) in queues.iter().take(processors).enumerate() {
+            let path = format!("/proc/irq/{number}/smp_affinity_list");
+            let list = fs::read_to_string(path)?;
+            check_eq!(list.trim(), processor.to_string(), "queue of {class}");
+        }
+    }
     Ok(())
 }
