@@ -37,7 +37,8 @@ help:
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
 	@echo '  make test-full all tests in all configurations: half an hour or more'
-	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare'
+	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
+	@echo "                 PARAMETERS='NAME=VALUE...': that, or else the driver itself, with these"
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
@@ -115,7 +116,7 @@ test-full: setup
 .PHONY: bench
 bench: setup
 	@$(if $(MODULE),mkdir -p build && cp $(MODULE) build/other.ko)
-	@$(ENTER) tests/run bench $(if $(MODULE),build/other.ko)
+	@$(ENTER) tests/run bench '$(if $(MODULE),build/other.ko)' '$(PARAMETERS)'
 
 .PHONY: fuzz
 fuzz: setup

@@ -92,7 +92,8 @@ fn boot(options: &Bench, name: &str, config: &Config, what: &str) -> Result<Boot
     let mut command = format!("exec /bin/azihsm-bench {what} --floor {FLOOR} --module {MODULE}");
     if let Some(other) = &options.other {
         modules.push((OTHER, other));
-        command.push_str(&format!(" --module {OTHER}"));
+        let parameters = &options.other_parameters;
+        command.push_str(&format!(" --module {OTHER} --parameters '{parameters}'"));
     }
     if !options.filter.is_empty() {
         command.push_str(&format!(" --filter '{}'", options.filter));

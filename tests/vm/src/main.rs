@@ -235,6 +235,9 @@ struct Bench {
     /// Another module to compare with.
     #[arg(long)]
     other: Option<PathBuf>,
+    /// Parameters of that module, with spaces between them.
+    #[arg(long, default_value = "")]
+    other_parameters: String,
     /// Directory of the driver's source, as the debug information names it.
     #[arg(long)]
     source: PathBuf,

@@ -19,6 +19,8 @@ use module::Loaded;
 use operation::Scene;
 use run::Run;
 use serde_json::json;
+use std::ffi::CStr;
+use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -44,6 +46,9 @@ struct Arguments {
     /// Driver to measure; may be given more than once.
     #[arg(long)]
     module: Vec<PathBuf>,
+    /// Parameters of the second driver.
+    #[arg(long, default_value = "")]
+    parameters: CString,
     /// How often each operation is counted.
     #[arg(long, default_value_t = 150)]
     runs: usize,
@@ -86,8 +91,14 @@ fn measure(arguments: &Arguments, run: &mut Run, name: &str, scene: &Scene) -> R
     Ok(())
 }
 
-fn with_module(arguments: &Arguments, run: &mut Run, name: &str, file: &Path) -> Result<()> {
-    let loaded = Loaded::new(file)?;
+fn with_module(
+    arguments: &Arguments,
+    run: &mut Run,
+    name: &str,
+    file: &Path,
+    parameters: &CStr,
+) -> Result<()> {
+    let loaded = Loaded::new(file, parameters)?;
     let scene = if file == arguments.floor {
         Scene::floor()
     } else {
@@ -107,11 +118,21 @@ fn bench(arguments: &Arguments) -> Result<()> {
         control.set(option, &json!(arguments.latency))?;
     }
     let mut run = Run::new(control);
-    with_module(arguments, &mut run, "floor", &arguments.floor)?;
-    for file in &arguments.module {
+    with_module(arguments, &mut run, "floor", &arguments.floor, c"")?;
+    for (index, file) in arguments.module.iter().enumerate() {
         let name = file.file_stem().context("module without a name")?;
-        with_module(arguments, &mut run, &name.to_string_lossy(), file)
-            .with_context(|| format!("{}", file.display()))?;
+        let parameters = match index {
+            0 => c"",
+            _ => &arguments.parameters,
+        };
+        with_module(
+            arguments,
+            &mut run,
+            &name.to_string_lossy(),
+            file,
+            parameters,
+        )
+        .with_context(|| format!("{}", file.display()))?;
     }
     Ok(())
 }

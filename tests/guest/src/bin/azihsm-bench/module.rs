@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::kmod::delete_module;
 use nix::kmod::DeleteModuleFlags;
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::ffi::CString;
 use std::fs;
 use std::path::Path;
@@ -27,10 +28,10 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads the module in `file`.
-    pub fn new(file: &Path) -> Result<Self> {
+    /// Loads the module in `file` with `parameters`.
+    pub fn new(file: &Path, parameters: &CStr) -> Result<Self> {
         let before = names()?;
-        module::load(file)?;
+        module::load_with(file, parameters)?;
         let name = names()?.difference(&before).next().cloned();
         Ok(Self {
             name: name.context("no module was loaded")?,
