@@ -373,9 +373,13 @@ fn full() -> Vec<Boot> {
 
 fn debug_full() -> Vec<Boot> {
     vec![
-        Boot::new("debug-recovery-1", &["recovery"]).part(0, 2),
-        Boot::new("debug-recovery-2", &["recovery"]).part(1, 2),
         Boot::new("debug-matrix", &["matrix"]),
+        Boot::new("debug-recovery-1", &["recovery"])
+            .part(0, 2)
+            .long(),
+        Boot::new("debug-recovery-2", &["recovery"])
+            .part(1, 2)
+            .long(),
         Boot::new("debug-fault", &["fault"]),
         Boot::new("debug-life", &["life"]),
         Boot::new("debug-abi", &["node", "info", "unknown", "hsm", "session"]),
@@ -389,8 +393,12 @@ fn debug_full() -> Vec<Boot> {
 
 fn kasan() -> Vec<Boot> {
     vec![
+        Boot::new("kasan-matrix-1", &["matrix"]).part(0, 4).long(),
+        Boot::new("kasan-matrix-2", &["matrix"]).part(1, 4).long(),
+        Boot::new("kasan-matrix-3", &["matrix"]).part(2, 4).long(),
+        Boot::new("kasan-matrix-4", &["matrix"]).part(3, 4).long(),
+        Boot::new("kasan-recovery", &["recovery"]),
         Boot::new("kasan-soak", &["soak"]).long().seconds(60),
-        Boot::new("kasan-matrix", &["matrix"]),
         Boot::new("kasan-life", &["life"]),
         Boot::new("kasan-load", &["load", "reset"]),
         Boot::new("kasan-abi", &["node", "info", "unknown", "hsm", "session"]),
