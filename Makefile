@@ -39,6 +39,7 @@ help:
 	@echo '  make test-full all tests in all configurations: half an hour or more'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
 	@echo "                 PARAMETERS='NAME=VALUE...': that, or else the driver itself, with these"
+	@echo '  make coverage  which lines of the driver the tests in virtual machines reach'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
@@ -117,6 +118,10 @@ test-full: setup
 bench: setup
 	@$(if $(MODULE),mkdir -p build && cp $(MODULE) build/other.ko)
 	@$(ENTER) tests/run bench '$(if $(MODULE),build/other.ko)' '$(PARAMETERS)'
+
+.PHONY: coverage
+coverage: setup
+	@$(ENTER) tests/run coverage
 
 .PHONY: fuzz
 fuzz: setup

@@ -7,8 +7,8 @@
 //! and a device that answers at once is for times, which mean something only
 //! next to each other.
 
-mod lines;
-mod plugin;
+pub mod lines;
+pub mod plugin;
 mod table;
 
 use crate::machine;

@@ -7,6 +7,7 @@
 mod bench;
 mod clock;
 mod control;
+mod coverage;
 mod initramfs;
 mod kernel;
 mod kernel_log;
@@ -26,8 +27,10 @@ use initramfs::Initramfs;
 use machine::Config;
 use machine::Files;
 use plan::Boot;
+use plan::Instead;
 use plan::Variant;
 use report::Totals;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fs;
 use std::mem;
@@ -63,6 +66,8 @@ enum Action {
     Bench(Bench),
     /// Throws calls of all kinds at the driver.
     Fuzz(Fuzz),
+    /// Runs the guest's tests, and tells which lines of the driver they reach.
+    Coverage(Coverage),
 }
 
 #[derive(Args)]
@@ -164,6 +169,60 @@ struct Fuzz {
     append: Vec<String>,
 }
 
+#[derive(Args)]
+struct Coverage {
+    #[command(flatten)]
+    common: Common,
+    /// Plugin of QEMU that counts instructions.
+    #[arg(long)]
+    plugin: PathBuf,
+    /// Directory of the driver's source, as the debug information names it.
+    #[arg(long)]
+    source: PathBuf,
+    /// Only this machine of those that there are; may be given more than once.
+    #[arg(long)]
+    machine: Vec<String>,
+    /// The long tests, too.
+    #[arg(long)]
+    full: bool,
+    /// How many machines may run at once.
+    #[arg(long, short, default_value_t = 4)]
+    jobs: usize,
+    /// File for the lines that were not reached.
+    #[arg(long)]
+    missing: PathBuf,
+}
+
+impl Coverage {
+    fn run(&self) -> Result<bool> {
+        self.common.prepare()?;
+        let work = self.common.work.canonicalize()?;
+        let mut boots = plan::of(Variant::Stock, self.full);
+        boots.retain(|boot| {
+            !matches!(boot.instead, Some(Instead::Script(_)))
+                && (self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name))
+        });
+        let mut files = Vec::new();
+        for boot in &mut boots {
+            let file = work.join(boot.name).join("plugin");
+            let plugin = self.plugin.display();
+            let out = file.display();
+            boot.coverage = true;
+            boot.config.plugin = Some(format!("{plugin},out={out},modules=on"));
+            files.push(file);
+        }
+        let good = test(&self.common, boots, self.jobs, true)?;
+        let mut reached = BTreeSet::new();
+        for file in files {
+            reached.append(&mut coverage::reached(&file)?);
+        }
+        let (table, missing) = coverage::report(&self.common.module, &self.source, &reached)?;
+        fs::write(&self.missing, missing)?;
+        print!("{table}");
+        Ok(good)
+    }
+}
+
 impl Fuzz {
     fn boot(&self) -> Boot {
         let mut boot = Boot::fuzz(self.seconds, self.seed);
@@ -218,6 +277,7 @@ impl Test {
             seed: None,
             seconds: None,
             instead: None,
+            coverage: false,
         }]
     }
 }
@@ -446,6 +506,7 @@ fn main() -> ExitCode {
             options.second_try,
         ),
         Action::Bench(options) => bench::run(options),
+        Action::Coverage(options) => options.run(),
         Action::Fuzz(options) => test(&options.common, vec![options.boot()], 1, false),
     };
     match result {

@@ -91,6 +91,8 @@ pub struct Boot {
     pub seconds: Option<u64>,
     /// What runs instead of the tests.
     pub instead: Option<Instead>,
+    /// Whether it is of interest which code of the driver is reached.
+    pub coverage: bool,
 }
 
 /// What a guest runs that is not one of the tests; its results are in TAP, too.
@@ -151,6 +153,7 @@ impl Boot {
             seed: None,
             seconds: None,
             instead: None,
+            coverage: false,
         }
     }
 
@@ -220,6 +223,15 @@ impl Boot {
 
     /// What the guest's shell runs.
     pub fn command(&self, module: &str) -> String {
+        let coverage = if self.coverage {
+            "export AZIHSM_COVERAGE=1\n"
+        } else {
+            ""
+        };
+        format!("{coverage}{}", self.program(module))
+    }
+
+    fn program(&self, module: &str) -> String {
         match self.instead {
             Some(Instead::Script(script)) => return script.replace("MODULE", module),
             Some(Instead::Fuzz) => {

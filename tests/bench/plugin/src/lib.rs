@@ -10,7 +10,9 @@
 //!
 //! A string instruction counts as one, whatever it copies.
 //!
-//! Options: `out=FILE`.  The file has lines of words:
+//! Options: `out=FILE`, and `modules=on` if only blocks of the kernel's modules are
+//! to be told apart.  An interval that has not ended when QEMU does, ends then.  The
+//! file has lines of words:
 //!
 //! | Line | Meaning |
 //! |---|---|
@@ -39,6 +41,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::io::Result;
 use std::io::Write;
+use std::mem;
 use std::mem::size_of;
 use std::ptr::null_mut;
 use std::sync::Mutex;
@@ -72,6 +75,9 @@ impl Mark {
         Self::ALL.into_iter().find(|mark| mark.code() == code)
     }
 }
+
+/// Where the kernel puts modules, on x86-64.
+const MODULES: std::ops::Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 
 /// Blocks that are told apart; what is beyond them is counted as one.
 const BLOCKS: usize = 1 << 19;
@@ -169,6 +175,8 @@ struct Output {
     text: BufWriter<File>,
     /// Intervals that have begun.
     intervals: usize,
+    /// Whether one has begun that has not ended.
+    is_open: bool,
     /// Instructions in either mode when the lap began.
     lap: (u64, u64),
     /// The laps, so that nothing is written within the interval.
@@ -177,6 +185,8 @@ struct Output {
 
 struct Plugin {
     board: Board,
+    /// Whether only blocks of modules are told apart.
+    only_modules: bool,
     blocks: Mutex<Blocks>,
     output: Mutex<Output>,
 }
@@ -243,17 +253,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Plugin {
-    fn new(path: &str) -> Result<Self> {
+    fn new(path: &str, only_modules: bool) -> Result<Self> {
         let file = |path: &str| File::create(path).map(BufWriter::new);
         // SAFETY: Any size will do; the memory is never freed.
         let board = unsafe { api::qemu_plugin_scoreboard_new(size_of::<Counts>()) };
         Ok(Self {
             board: Board(board),
+            only_modules,
             blocks: Mutex::default(),
             output: Mutex::new(Output {
                 counts: file(path)?,
                 text: file(&format!("{path}.text"))?,
                 intervals: 0,
+                is_open: false,
                 lap: (0, 0),
                 laps: Vec::with_capacity(1 << 16),
             }),
@@ -298,7 +310,11 @@ impl Plugin {
                 is_word = watch_mark(instruction, code) == Some(Mark::Word);
             }
         }
-        let place = lock(&self.blocks).place((address, lengths.into()));
+        let place = if self.only_modules && !MODULES.contains(&address) {
+            return;
+        } else {
+            lock(&self.blocks).place((address, lengths.into()))
+        };
         let times = std::mem::offset_of!(Counts, blocks) + place * size_of::<u64>();
         for (offset, operand) in [(mode, count as u64), (times, 1)] {
             // SAFETY: The offsets are those of numbers in the entries.
@@ -338,6 +354,7 @@ impl Plugin {
         let mut output = lock(&self.output);
         match mark {
             Mark::Begin => {
+                output.is_open = true;
                 output.laps.clear();
                 output.lap = (0, 0);
                 self.board.clear();
@@ -349,7 +366,9 @@ impl Plugin {
                 output.lap = now;
             }
             Mark::End => {
-                report(self.write(&mut output));
+                if mem::take(&mut output.is_open) {
+                    report(self.write(&mut output));
+                }
             }
             Mark::Word => {}
         }
@@ -395,6 +414,7 @@ impl Plugin {
     }
 
     fn flush(&self) -> Result<()> {
+        self.marked(Mark::End);
         let mut output = lock(&self.output);
         output.counts.flush()?;
         output.text.flush()
@@ -493,11 +513,13 @@ pub unsafe extern "C" fn qemu_plugin_install(
         return 1;
     }
     let mut out = None;
+    let mut only_modules = false;
     for index in 0..usize::try_from(argc).unwrap_or(0) {
         // SAFETY: There are `argc` strings.
         let argument = unsafe { CStr::from_ptr(*argv.add(index)) };
         match argument.to_str().ok().and_then(|text| text.split_once('=')) {
             Some(("out", path)) => out = Some(path),
+            Some(("modules", "on")) => only_modules = true,
             _ => {
                 eprintln!("azihsm-bench-plugin: what is {argument:?}?");
                 return 1;
@@ -508,7 +530,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
         eprintln!("azihsm-bench-plugin: out=FILE is missing");
         return 1;
     };
-    match Plugin::new(path) {
+    match Plugin::new(path, only_modules) {
         Ok(plugin) => {
             PLUGIN.get_or_init(|| plugin);
         }

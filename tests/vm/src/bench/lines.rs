@@ -14,21 +14,22 @@ use std::thread;
 
 /// A place in the source.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Frame {
-    function: String,
+pub struct Frame {
+    /// The function.
+    pub function: String,
     /// File and line.
-    place: String,
+    pub place: String,
 }
 
 /// Where an instruction comes from, the innermost function first.
-type Frames = Vec<Frame>;
+pub type Frames = Vec<Frame>;
 
 /// Code that is further away from the start of a module than this is not its.
 const REACH: u64 = 16 << 20;
 
 /// How often each instruction of the module whose code is at `text` was
 /// executed, by their offsets.
-fn by_offset(blocks: &[Block], text: u64) -> BTreeMap<u64, u64> {
+pub fn by_offset(blocks: &[Block], text: u64) -> BTreeMap<u64, u64> {
     let mut times = BTreeMap::new();
     for block in blocks {
         let near = block.address.checked_sub(text);
@@ -42,7 +43,7 @@ fn by_offset(blocks: &[Block], text: u64) -> BTreeMap<u64, u64> {
 }
 
 /// Asks the debug information of `module`.
-fn locate(module: &Path, offsets: impl Iterator<Item = u64>) -> Result<BTreeMap<u64, Frames>> {
+pub fn locate(module: &Path, offsets: impl Iterator<Item = u64>) -> Result<BTreeMap<u64, Frames>> {
     let mut child = Command::new("addr2line")
         .args(["--addresses", "--inlines", "--functions", "--demangle"])
         .args(["--section", ".text", "--exe"])
