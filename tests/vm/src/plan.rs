@@ -345,6 +345,7 @@ fn everyday() -> Vec<Boot> {
 fn debug_everyday() -> Vec<Boot> {
     vec![
         Boot::new("debug-matrix", &["matrix"]),
+        Boot::new("debug-starve", &["starve"]),
         Boot::new("debug", &["session", "reset"]),
         Boot::new("debug-sample", &[]).only(SAMPLE),
         Boot::kunit(),
@@ -398,6 +399,7 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-load", &["aes", "load", "reset"]),
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
+        Boot::new("debug-starve", &["starve"]).long(),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
         Boot::kunit(),
     ]

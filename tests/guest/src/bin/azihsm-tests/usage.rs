@@ -8,6 +8,10 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// Areas that come and go with the rest of the system: those that are already
 /// given back, and stacks of threads.
@@ -136,4 +140,40 @@ pub fn check_no_growth(warm_up: i64, batch: i64, round: impl Fn() -> Result<()>)
         "{areas} vmalloc areas more in every {batch} rounds"
     );
     Ok(())
+}
+
+/// How long the kernel must not have used memory to call it leaked.
+const LEAK_AGE: Duration = Duration::from_secs(6);
+
+/// Finds memory that nothing points to; nothing if the kernel cannot do it.
+pub struct LeakFinder(&'static Path);
+
+impl LeakFinder {
+    /// Begins to look: what was leaked before does not count.
+    pub fn new() -> Result<Option<Self>> {
+        let finder = Self(Path::new("/sys/kernel/debug/kmemleak"));
+        // Looking only when told to is refused where it cannot look at all;
+        // forgetting what was found before is not.
+        match fs::write(finder.0, "scan=off").and_then(|()| fs::write(finder.0, "clear")) {
+            Ok(()) => Ok(Some(finder)),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ResourceBusy => {
+                    Ok(None)
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// What was leaked, each with where it is from.
+    pub fn leaks(&self) -> Result<Vec<String>> {
+        // Twice, as what moved meanwhile may not have been seen.
+        for _ in 0..2 {
+            thread::sleep(LEAK_AGE);
+            fs::write(self.0, "scan")?;
+        }
+        let text = fs::read_to_string(self.0)?;
+        let parts = text.split("unreferenced object").skip(1);
+        Ok(parts.map(|part| part.trim().to_owned()).collect())
+    }
 }

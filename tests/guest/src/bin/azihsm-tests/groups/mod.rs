@@ -14,6 +14,7 @@ mod recovery;
 mod reset;
 mod session;
 mod soak;
+mod starve;
 mod steady;
 pub mod unknown;
 
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Test> {
         life::tests(),
         recovery::tests(),
         matrix::tests(),
+        starve::tests(),
         chaos::tests(),
         soak::tests(),
     ]

@@ -7,6 +7,7 @@ use crate::check_eq;
 use crate::runner::Env;
 use crate::runner::Test;
 use crate::usage::growth;
+use crate::usage::LeakFinder;
 use crate::usage::BATCHES;
 use anyhow::anyhow;
 use anyhow::bail;
@@ -31,7 +32,6 @@ use nix::unistd::pipe;
 use serde_json::json;
 use std::fs;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
 use std::path::Path;
@@ -65,9 +65,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a command may wait that is to be in the way: it must not time out.
 const MOST_WAIT: Duration = Duration::from_secs(4);
-
-/// How long the kernel must not have used memory to call it leaked.
-const LEAK_AGE: Duration = Duration::from_secs(6);
 
 /// The tests of this group.
 pub fn tests() -> Vec<Test> {
@@ -471,38 +468,6 @@ fn check_all_slots(env: &Env, keys: &Keys) -> Result<()> {
         ensure!((reply.text, reply.tag) == expected, "another text");
         Ok(())
     })
-}
-
-/// Finds memory that nothing points to; nothing if the kernel cannot do it.
-struct LeakFinder(&'static Path);
-
-impl LeakFinder {
-    fn new() -> Result<Option<Self>> {
-        let finder = Self(Path::new("/sys/kernel/debug/kmemleak"));
-        // Looking only when told to is refused where it cannot look at all;
-        // forgetting what was found before is not.
-        match fs::write(finder.0, "scan=off").and_then(|()| fs::write(finder.0, "clear")) {
-            Ok(()) => Ok(Some(finder)),
-            Err(error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ResourceBusy => {
-                    Ok(None)
-                }
-                _ => Err(error.into()),
-            },
-        }
-    }
-
-    /// What was leaked, each with where it is from.
-    fn leaks(&self) -> Result<Vec<String>> {
-        // Twice, as what moved meanwhile may not have been seen.
-        for _ in 0..2 {
-            thread::sleep(LEAK_AGE);
-            fs::write(self.0, "scan")?;
-        }
-        let text = fs::read_to_string(self.0)?;
-        let parts = text.split("unreferenced object").skip(1);
-        Ok(parts.map(|part| part.trim().to_owned()).collect())
-    }
 }
 
 /// How many mappings for DMA the kernel has room for, if it counts them.

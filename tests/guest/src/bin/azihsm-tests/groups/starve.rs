@@ -1,0 +1,501 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Each allocation fails once, and each access to a caller's memory, one at a time:
+//! nothing is left of what failed, and the next attempt succeeds.
+//!
+//! A kernel with failure injection counts for one thread what could fail, and has
+//! the `n`th fail.  What the driver's own tasks do is told by the code that is on
+//! the stack.
+
+use crate::check_eq;
+use crate::health;
+use crate::runner::Env;
+use crate::runner::Skip;
+use crate::runner::Test;
+use crate::scene::AesScene;
+use crate::scene::HsmScene;
+use crate::usage::LeakFinder;
+use anyhow::bail;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use azihsm_guest::control::KeyKind;
+use azihsm_guest::hsm;
+use azihsm_guest::hsm::Session;
+use azihsm_guest::module;
+use azihsm_guest::pci;
+use azihsm_mbor::Operation;
+use azihsm_uapi::Errno;
+use azihsm_uapi::Flow;
+use azihsm_uapi::ResetKind;
+use nix::libc;
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What can be made to fail.
+const KINDS: [&str; 2] = ["failslab", "fail_page_alloc"];
+
+/// Most points of failure that one thing is expected to have.
+const MOST: u32 = 10_000;
+
+/// More than the code of the driver has.
+const CODE: u64 = 4 << 20;
+
+/// How long the driver may need for another attempt at a reset that failed.
+const BACK: Duration = Duration::from_secs(30);
+
+/// What the driver may say when there is no memory.
+const COMPLAINTS: &[&str] = &[
+    "cannot",
+    "no MSI-X vectors",
+    "recovered",
+    "queue",
+    "probe with driver azihsm failed",
+];
+
+/// The tests of this group.
+pub fn tests() -> Vec<Test> {
+    let test = |name: &str, body: fn(&Env) -> Result<()>| {
+        Test::new(format!("starve/{name}"), body)
+            .seconds(900)
+            .may_warn(COMPLAINTS)
+    };
+    vec![
+        test("open", open).takes(10),
+        test("device-info", info).takes(5),
+        test("sessions", sessions).takes(20),
+        test("hsm-command", hsm_command).takes(10),
+        test("aes-commands", aes_commands).takes(30),
+        test("reset", reset).takes(20),
+        test("recovery-by-the-worker", recovery).takes(40),
+        test("bind-some", |env| bind(env, 17)).takes(40),
+        test("bind-all", |env| bind(env, 1))
+            .takes(1200)
+            .seconds(3600)
+            .long(),
+    ]
+}
+
+/// Functions of the kernel that give up with a warning, for good or when something
+/// else is done later, if they get no memory.
+const DMA_DEBUG: &str = "add_dma_entry";
+const PROC: &str = "__proc_create";
+
+/// Sets what fails, and how: also what may wait for memory, but nothing in `spared`.
+fn prepare(spared: &str) -> Result<()> {
+    for kind in KINDS {
+        let dir = Path::new("/sys/kernel/debug").join(kind);
+        if !dir.exists() {
+            return Err(Skip("the kernel does not inject failures").into());
+        }
+        let set = |name: &str, value: &str| {
+            let path = dir.join(name);
+            match path.exists() {
+                true => fs::write(&path, value).with_context(|| format!("{}", path.display())),
+                false => Ok(()),
+            }
+        };
+        set("ignore-gfp-wait", "N")?;
+        set("ignore-gfp-highmem", "N")?;
+        set("min-order", "0")?;
+        set("verbose", "0")?;
+        set("probability", "0")?;
+        let (start, end) = extent(spared)?;
+        set("reject-start", &format!("{start:#x}"))?;
+        set("reject-end", &format!("{end:#x}"))?;
+    }
+    let usercopy = Path::new("/sys/kernel/debug/fail_usercopy/verbose");
+    if usercopy.exists() {
+        fs::write(usercopy, "0")?;
+    }
+    Ok(())
+}
+
+/// Where a function of the kernel begins and ends.
+fn extent(name: &str) -> Result<(u64, u64)> {
+    let symbols = fs::read_to_string("/proc/kallsyms")?;
+    let mut start = None;
+    let mut end = u64::MAX;
+    for line in symbols.lines() {
+        let mut words = line.split(' ');
+        let address = u64::from_str_radix(words.next().unwrap_or_default(), 16)?;
+        match (words.nth(1) == Some(name), start) {
+            (true, _) => (start, end) = (Some(address), u64::MAX),
+            (false, Some(start)) if address > start => end = end.min(address),
+            _ => {}
+        }
+    }
+    Ok((start.with_context(|| format!("no function {name}"))?, end))
+}
+
+/// Has what this thread does fail.
+struct Starver(File);
+
+impl Starver {
+    fn new(spared: &str) -> Result<Self> {
+        prepare(spared)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/thread-self/fail-nth")?;
+        Ok(Self(file))
+    }
+
+    /// Runs `attempt`, of which the `nth` thing that can fail does.  Returns whether
+    /// there were as many.
+    fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
+        self.0.write_all_at(nth.to_string().as_bytes(), 0)?;
+        let result = attempt();
+        let mut left = [0; 16];
+        // The kernel copies the answer out, which may be what fails.
+        let failed = match self.0.read_at(&mut left, 0) {
+            Ok(count) => std::str::from_utf8(&left[..count])?.trim() == "0",
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => false,
+            Err(error) => return Err(error.into()),
+        };
+        // As is what is copied in.
+        for _ in 0..3 {
+            if self.0.write_all_at(b"0", 0).is_ok() {
+                return Ok((result, failed));
+            }
+        }
+        bail!("failures go on")
+    }
+
+    /// Has each thing that can fail in `attempt` do so once; `after` is told the
+    /// result each time.  Returns how many there were.
+    fn each<T>(
+        &mut self,
+        step: usize,
+        mut attempt: impl FnMut() -> T,
+        mut after: impl FnMut(T) -> Result<()>,
+    ) -> Result<u32> {
+        for (count, nth) in (0..).zip((1..MOST).step_by(step)) {
+            let (result, failed) = self.run(nth, &mut attempt)?;
+            after(result).with_context(|| format!("failure {nth}"))?;
+            if !failed {
+                return Ok(count);
+            }
+        }
+        bail!("there is no end to what can fail")
+    }
+}
+
+/// Errors that a caller may get when there is no memory, or its own is not there;
+/// the last one is for the data of an HSM command (abi.rst 3.2).
+fn is_of_memory(errno: Errno) -> bool {
+    matches!(errno, Errno::NOMEM | Errno::FAULT | Errno::INVAL)
+}
+
+/// Says at how many points something failed.
+fn tell(what: &str, points: u32) -> Result<()> {
+    println!("# {what}: {points} failures");
+    ensure!(points > 0, "nothing failed in {what}");
+    Ok(())
+}
+
+/// Watches what the kernel has lost.
+struct Watch(Option<LeakFinder>, health::Held);
+
+impl Watch {
+    fn begin() -> Result<Self> {
+        Ok(Self(LeakFinder::new()?, health::Held::measure()?))
+    }
+
+    /// Makes sure that nothing is lost.
+    fn end(self, env: &Env) -> Result<()> {
+        health::check_well(env)?;
+        self.1.check_same_soon()?;
+        let leaks = match self.0 {
+            Some(finder) => finder.leaks()?,
+            None => Vec::new(),
+        };
+        let of_driver = leaks.iter().find(|leak| leak.contains("azihsm"));
+        ensure!(of_driver.is_none(), "leak: {of_driver:?}");
+        Ok(())
+    }
+}
+
+fn open(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let points = starver.each(
+        1,
+        || File::options().read(true).write(true).open("/dev/azihsm0"),
+        |result| match result {
+            Err(error) => {
+                let errno = error.raw_os_error();
+                // The path is copied in, too.
+                ensure!(
+                    matches!(errno, Some(libc::ENOMEM | libc::EFAULT)),
+                    "{error}"
+                );
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        },
+    )?;
+    tell("opening", points)?;
+    watch.end(env)
+}
+
+fn info(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let device = env.open()?;
+    let points = starver.each(
+        1,
+        || device.info().map(drop),
+        |result| match result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let text = format!("{error:#}");
+                ensure!(
+                    text.contains("EFAULT") || text.contains("Bad address"),
+                    "{text}"
+                );
+                Ok(())
+            }
+        },
+    )?;
+    drop(device);
+    tell("device info", points)?;
+    watch.end(env)
+}
+
+/// A result that a caller who is short of memory may get.
+fn check(result: Result<i32, Errno>) -> Result<()> {
+    match result {
+        Ok(0) => Ok(()),
+        Err(errno) if is_of_memory(errno) => Ok(()),
+        other => bail!("{other:?}"),
+    }
+}
+
+/// A session is opened and closed; whatever fails, its descriptor takes it along.
+fn sessions(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let mut points = 0;
+    for nth in 1..MOST {
+        let device = env.open()?;
+        let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
+        let (result, failed) = starver.run(nth, || scene.send(&device))?;
+        check(result)?;
+        if result.is_ok() {
+            check_eq!(scene.cmd.output.status, 0, "device status");
+        }
+        drop(device);
+        health::check_no_sessions(env)?;
+        if !failed {
+            break;
+        }
+        points += 1;
+    }
+    for nth in 1..MOST {
+        let device = env.open()?;
+        let session = hsm::open_session(&device)?;
+        let request = hsm::plain(Operation::CLOSE_SESSION, Some(session.id));
+        let mut scene = HsmScene::new(Flow::Close(session.id), &request)?;
+        let (result, failed) = starver.run(nth, || scene.send(&device))?;
+        check(result)?;
+        drop(device);
+        health::check_no_sessions(env)?;
+        if !failed {
+            break;
+        }
+        points += 1;
+    }
+    tell("opening and closing a session", points)?;
+    watch.end(env)
+}
+
+fn hsm_command(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let device = env.open()?;
+    let mut scene = HsmScene::get_api_rev()?;
+    let points = starver.each(1, || scene.send(&device), check)?;
+    scene.send_well(&device)?;
+    drop(device);
+    tell("an HSM command", points)?;
+    watch.end(env)
+}
+
+/// Texts that go through a slot, through buffers, and that are accessed in place.
+fn aes_commands(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let device = env.open()?;
+    let session: Session = hsm::open_session(&device)?;
+    let mut control = env.control()?;
+    let mut key = |kind, byte| control.load_key(kind, &[byte; 32], session);
+    let gcm = key(KeyKind::Gcm, 1)?;
+    let xts = (key(KeyKind::Xts, 2)?, key(KeyKind::Xts, 3)?);
+    let mut points = 0;
+    for length in [16, 4096, 100 << 10, 2 << 20] {
+        let text = vec![0x5a; length];
+        for mut scene in [
+            AesScene::gcm(session, gcm, &text)?,
+            AesScene::xts(session, xts, &text)?,
+        ] {
+            let each = starver
+                .each(1, || scene.send(&device), check)
+                .with_context(|| format!("{length} bytes"))?;
+            println!(
+                "# AES command {:#x} of {length} bytes: {each} failures",
+                scene.number
+            );
+            points += each;
+            scene.send_well(&device)?;
+        }
+    }
+    drop(device);
+    tell("AES commands", points)?;
+    watch.end(env)
+}
+
+fn reset(env: &Env) -> Result<()> {
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let device = env.open()?;
+    let points = starver.each(
+        1,
+        || device.reset(ResetKind::Controller),
+        |_| health::wait_serving(env, BACK).map(drop),
+    )?;
+    drop(device);
+    tell("a reset", points)?;
+    watch.end(env)
+}
+
+/// Allocations of the driver, whichever task they are for.
+struct Allocations(PathBuf);
+
+impl Allocations {
+    fn new(kind: &str) -> Result<Self> {
+        let this = Self(Path::new("/sys/kernel/debug").join(kind));
+        if !this.0.join("require-start").exists() {
+            return Err(Skip("the kernel does not look at stacks").into());
+        }
+        let text = fs::read_to_string("/sys/module/azihsm/sections/.text")?;
+        let text = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)?;
+        this.set("require-start", &format!("{text:#x}"))?;
+        this.set("require-end", &format!("{:#x}", text + CODE))?;
+        this.set("stacktrace-depth", "32")?;
+        Ok(this)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        let path = self.0.join(name);
+        fs::write(&path, value).with_context(|| format!("{}", path.display()))
+    }
+
+    /// Runs `attempt`, during which one fails when so much has been allocated.
+    /// Returns whether one did.
+    fn fail_after<T>(&self, space: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
+        self.set("space", &space.to_string())?;
+        self.set("times", "1")?;
+        self.set("probability", "100")?;
+        let result = attempt();
+        self.set("probability", "0")?;
+        let left = fs::read_to_string(self.0.join("times"))?;
+        Ok((result, left.trim() == "0"))
+    }
+}
+
+impl Drop for Allocations {
+    fn drop(&mut self) {
+        let usual = [
+            ("require-start", "0"),
+            ("require-end", "0xffffffffffffffff"),
+            ("space", "0"),
+            ("times", "-1"),
+        ];
+        for (name, value) in usual {
+            if let Err(error) = self.set(name, value) {
+                println!("# {error:#}");
+            }
+        }
+    }
+}
+
+/// What the worker allocates for a reset: nothing, or a reset without it is made up
+/// for.
+fn recovery(env: &Env) -> Result<()> {
+    // Bytes for the one, pages for the other.
+    const STEPS: [u32; 2] = [32, 1];
+
+    prepare(DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let mut points = 0;
+    for (kind, step) in KINDS.into_iter().zip(STEPS) {
+        let allocations = Allocations::new(kind)?;
+        if kind == "failslab" {
+            let (device, failed) = allocations.fail_after(0, || env.open())?;
+            ensure!(failed && device.is_err(), "no allocation is seen to fail");
+        }
+        let device = env.open()?;
+        for space in (0..MOST * step).step_by(step as usize) {
+            let (_, failed) =
+                allocations.fail_after(space, || device.reset(ResetKind::Controller))?;
+            health::wait_serving(env, BACK)?;
+            if !failed {
+                break;
+            }
+            points += 1;
+        }
+    }
+    println!("# the worker: {points} failures");
+    watch.end(env)
+}
+
+/// Binding succeeds or fails, and nothing in between; of all points of failure every
+/// `step`th is tried.  With less of everything there are less, though not of a kind.
+fn bind(env: &Env, step: usize) -> Result<()> {
+    module::unload().context("delete_module")?;
+    module::load_with(
+        &env.module,
+        c"num_hsm_slots=2 num_aes_slots=2 aes_bounce_buffers=1",
+    )?;
+    let address = env.address()?;
+    let mut starver = Starver::new(PROC)?;
+    let finder = LeakFinder::new()?;
+    pci::unbind(&address)?;
+    let without = health::Held::measure()?;
+    let file = File::options()
+        .write(true)
+        .open("/sys/bus/pci/drivers/azihsm/bind")?;
+    let mut refused = 0;
+    let points = starver.each(
+        step,
+        || file.write_all_at(address.as_bytes(), 0),
+        |result| {
+            match result {
+                Ok(()) => {
+                    check_eq!(pci::driver(&address).as_deref(), Some("azihsm"), "driver");
+                    pci::unbind(&address)?;
+                }
+                Err(_) => refused += 1,
+            }
+            check_eq!(pci::driver(&address), None, "driver");
+            ensure!(!Path::new("/dev/azihsm0").exists(), "a node is left");
+            without.check_same_soon()
+        },
+    )?;
+    println!("# binding: {points} failures, of which {refused} were refused");
+    ensure!(refused > 0, "binding did not fail");
+    pci::bind(&address)?;
+    health::check_well(env)?;
+    let leaks = match finder {
+        Some(finder) => finder.leaks()?,
+        None => Vec::new(),
+    };
+    let of_driver = leaks.iter().find(|leak| leak.contains("azihsm"));
+    ensure!(of_driver.is_none(), "leak: {of_driver:?}");
+    env.reload()
+}
