@@ -14,6 +14,7 @@ mod recovery;
 mod reset;
 mod session;
 mod soak;
+mod stats;
 mod steady;
 pub mod unknown;
 
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Test> {
         aes::tests(),
         reset::tests(),
         load::tests(),
+        stats::tests(),
         steady::tests(),
         fault::tests(),
         life::tests(),
