@@ -49,6 +49,14 @@ impl Class for Admin {
         Completion::from(cqe).cid
     }
 
+    fn has_failed(cqe: &[u64; 2]) -> bool {
+        Completion::from(cqe).status != 0
+    }
+
+    fn bytes_of((): &()) -> usize {
+        0
+    }
+
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 2]>, (): ()) {}
 }
 

@@ -76,6 +76,14 @@ impl Class for Aes {
         (cqe[0] >> 16) as u16
     }
 
+    fn has_failed(cqe: &[u64; 8]) -> bool {
+        cqe[7] >> STATUS_SHIFT != 0
+    }
+
+    fn bytes_of(held: &Held) -> usize {
+        held.data.bytes()
+    }
+
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 8]>, _: Held) {}
 }
 
@@ -128,6 +136,9 @@ const FRAME_AES: u8 = 1;
 /// "Queue deleted": the command was not executed (6.9).
 const STATUS_QUEUE_DELETED: u16 = 7;
 
+/// The status in the last word of a completion queue entry (6.2).
+const STATUS_SHIFT: u32 = 49;
+
 /// A completion queue entry (6.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Completion {
@@ -167,7 +178,7 @@ impl From<&[u64; 8]> for Completion {
             fips_approved: words[6] as u32 != 0,
             len: (words[6] >> 32) as u32,
             error: (words[7] >> 32) as u16,
-            status: (words[7] >> 49) as u16,
+            status: (words[7] >> STATUS_SHIFT) as u16,
         }
     }
 }
@@ -242,6 +253,15 @@ pub(crate) enum Data {
 }
 
 impl Data {
+    /// Returns how many bytes the device accesses, besides those of the slot.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Slot => 0,
+            Self::Bounced(bounced) => bounced.bytes(),
+            Self::InPlace(InPlace { src, dst }) => src.bytes().saturating_add(dst.bytes()),
+        }
+    }
+
     /// Copies or pins what `request` needs, if that is too large for a slot.
     ///
     /// # Errors

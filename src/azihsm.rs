@@ -10,9 +10,11 @@
 //!   and [`recovery`] notices when that is not well;
 //! - [`queue`] is the queue pair; the part of it that is concurrent is [`lockless`], and [`patience`]
 //!   says how long somebody waits;
+//! - [`account`] counts what a queue does, [`stats`] shows that;
 //! - [`sgl`] describes data to the device, [`bounce`] has memory that it is copied through;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
+mod account;
 mod admin;
 mod aes;
 mod bounce;
@@ -31,6 +33,7 @@ mod regs;
 mod session;
 mod sgl;
 mod slot;
+mod stats;
 mod sys;
 mod uapi;
 
@@ -66,7 +69,7 @@ module! {
     params: {
         abort_timeout_in_sec: i32 {
             default: 6,
-            description: "Seconds after which a command is given up (6 or more)",
+            description: "Seconds after which a command is given up (6 to 86400)",
         },
         pf_lvl2_abort_enabled: bool {
             default: true,
@@ -79,6 +82,10 @@ module! {
         num_aes_slots: i32 {
             default: 16,
             description: "Entries of each AES queue (2 to 1024)",
+        },
+        log_mask: u32 {
+            default: 1,
+            description: "Ignored: earlier drivers chose by it what to log",
         },
         aes_bounce_buffers: i32 {
             default: 72,

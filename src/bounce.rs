@@ -104,6 +104,14 @@ pub(crate) enum Side {
 }
 
 impl Bounced {
+    /// Returns how many bytes the buffers have.
+    pub(crate) fn bytes(&self) -> usize {
+        let [source, destination] = self.counts;
+        source
+            .saturating_add(destination)
+            .saturating_mul(BUFFER_BYTES)
+    }
+
     /// Returns the buffers of `side` that have the first `len` bytes, and how many each has.
     fn parts(&self, side: Side, len: usize) -> impl Iterator<Item = (&Buffer, usize)> {
         // CAST: The discriminants are indices.

@@ -72,8 +72,10 @@ use crate::{
 
 mod recover;
 mod sessions;
+mod tally;
 
 use recover::History;
+use tally::Tally;
 
 /// The family of controllers, for [`crate::sys::gate::Gate`].
 pub(crate) type CtrlFamily = ForLt!(Ctrl<'_>);
@@ -162,6 +164,7 @@ pub(crate) struct Ctrl<'bound> {
     // Time until the next attempt at a dead controller, and until the one after that.
     retry_in_ms: Atomic<u32>,
     back_off_ms: Atomic<u32>,
+    tally: Tally,
     // Has a signal while nobody flushes sessions.
     flushing: Pin<KBox<Event>>,
     // Held while orphaned commands are released: a reset has to wait for that to end.
@@ -218,6 +221,7 @@ impl<'bound> Ctrl<'bound> {
             looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),
             back_off_ms: Atomic::new(recover::FIRST_BACK_OFF_MS),
+            tally: Tally::new(),
             flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             releasing: KBox::pin_init(new_mutex!((), "azihsm_releasing"), GFP_KERNEL)?,
             enabled,
@@ -380,6 +384,7 @@ impl<'bound> Ctrl<'bound> {
                     let id = queue.id().get();
                     dev_err!(ctrl.dev(), "cannot create queue {id}: {failure}\n");
                 })?;
+                ctrl.tally.created(queue.id());
             }
             Ok(())
         }

@@ -22,6 +22,7 @@ use crate::{
     number::Number,
     orphans::Orphans,
     recovery::Recovery,
+    stats::Stats,
     sys,
     sys::{
         gate::Gate,
@@ -48,8 +49,9 @@ kernel::pci_device_table!(
 /// The driver.
 pub(crate) struct Azihsm;
 
-/// The node of a function. The number is free again when the node is gone.
+/// The node of a function, and what is shown of it. The number is free again when both are gone.
 pub(crate) struct Service {
+    _stats: Stats,
     node: Pin<KBox<Node<File>>>,
     _number: Number,
 }
@@ -76,10 +78,12 @@ impl sys::pci::Driver for Azihsm {
 
         let number = Number::take()?;
         let name = CString::try_from_fmt(fmt!("azihsm{}", number.get()))?;
+        let stats = Stats::new(ctrl, gate, &name)?;
         let context = Context::new(gate.clone(), ctrl.orphans().clone());
         let node = Node::new(name, ctrl.device(), context)?;
         ctrl.announce(node.name());
         Ok(Service {
+            _stats: stats,
             node,
             _number: number,
         })

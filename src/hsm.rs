@@ -58,6 +58,14 @@ impl Class for Hsm {
         (cqe[1] >> 32) as u16
     }
 
+    fn has_failed(cqe: &[u64; 2]) -> bool {
+        cqe[1] >> STATUS_SHIFT & STATUS != 0
+    }
+
+    fn bytes_of(_: &Held) -> usize {
+        0
+    }
+
     fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&[u64; 2]>, held: Held) {
         let orphan = match (cqe.map(Completion::from), &held) {
             (Some(completion), Held::Closing(closing)) => {
@@ -146,6 +154,10 @@ const SESSION_ID_VALID: u8 = 1 << 2;
 const APP_ID_VALID: u8 = 1 << 3;
 const SESSION_CLOSED: u8 = 1 << 4;
 
+/// The status in the last word of a completion queue entry (5.2).
+const STATUS_SHIFT: u32 = 49;
+const STATUS: u64 = 0x7ff;
+
 /// A completion queue entry (5.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Completion {
@@ -159,15 +171,13 @@ pub(crate) struct Completion {
 
 impl From<&[u64; 2]> for Completion {
     fn from(words: &[u64; 2]) -> Self {
-        const STATUS: u64 = 0x7ff;
-
         // CAST: Each takes the bits that the field has.
         let flags = (words[0] >> 16) as u8;
         let id = (words[0] >> 32) as u16;
         let app = (words[0] >> 48) as u8;
         Self {
             len: words[0] as u16,
-            status: (words[1] >> 49 & STATUS) as u16,
+            status: (words[1] >> STATUS_SHIFT & STATUS) as u16,
             report: Report {
                 flow: Flow::of(flags),
                 id: (flags & SESSION_ID_VALID != 0).then_some(id),

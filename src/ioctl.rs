@@ -12,6 +12,8 @@ use core::mem::{
 use kernel::{
     new_mutex,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         atomic::{
             Atomic,
@@ -91,13 +93,22 @@ impl Context {
     }
 }
 
+/// What the commands of a file look at one after another.
+#[derive(Default)]
+struct Desk {
+    record: Record,
+    // How many commands were completed, and AES commands begun.
+    hsm_commands: u64,
+    aes_commands: u64,
+}
+
 /// An open file of the HSM node.
 #[pin_data]
 pub(crate) struct File {
     gate: Arc<Gate<CtrlFamily>>,
     owner: Process,
     #[pin]
-    record: Mutex<Record>,
+    desk: Mutex<Desk>,
     // In which era of the device the session of the record was opened.
     era: Atomic<u32>,
     users: Arc<Users>,
@@ -112,7 +123,7 @@ impl FileOps for File {
             try_pin_init!(Self {
                 gate: context.gate.clone(),
                 owner: Process::current()?,
-                record <- new_mutex!(Record::default(), "azihsm_record"),
+                desk <- new_mutex!(Desk::default(), "azihsm_record"),
                 era: Atomic::new(0),
                 users: Users::new(context.orphans.clone())?,
                 orphans: context.orphans.clone(),
@@ -140,8 +151,17 @@ impl FileOps for File {
         Ok(0)
     }
 
+    fn describe(self: Pin<&Self>, to: &SeqFile) {
+        let desk = self.lock_desk();
+        if let Some(session) = desk.record.session() {
+            seq_print!(to, "azihsm-session:\t{}\n", session.id);
+        }
+        seq_print!(to, "azihsm-hsm-commands:\t{}\n", desk.hsm_commands);
+        seq_print!(to, "azihsm-aes-commands:\t{}\n", desk.aes_commands);
+    }
+
     fn release(self: Pin<&Self>) {
-        let Some(session) = self.lock_record().session() else {
+        let Some(session) = self.lock_desk().record.session() else {
             return;
         };
         let era = self.era.load(Relaxed);
@@ -368,12 +388,12 @@ impl File {
     }
 
     /// Locks the record, which has no session if the device has lost it.
-    fn lock_record(&self) -> Guard<'_, Record, MutexBackend> {
-        let mut record = self.record.lock();
-        if record.session().is_some() && self.era.load(Relaxed) != self.orphans.era() {
-            *record = Record::Empty;
+    fn lock_desk(&self) -> Guard<'_, Desk, MutexBackend> {
+        let mut desk = self.desk.lock();
+        if desk.record.session().is_some() && self.era.load(Relaxed) != self.orphans.era() {
+            desk.record = Record::Empty;
         }
-        record
+        desk
     }
 
     /// Takes note of what became of a command, which was admitted.
@@ -382,7 +402,11 @@ impl File {
         flow: Flow,
         sent: Result<(hsm::Command<'a>, hsm::Completion), NotCompleted>,
     ) -> Result<(hsm::Command<'a>, hsm::Completion), Failure> {
-        let mut record = self.record.lock();
+        let mut desk = self.desk.lock();
+        if sent.is_ok() {
+            desk.hsm_commands = desk.hsm_commands.wrapping_add(1);
+        }
+        let record = &mut desk.record;
         let before = record.id();
         let mut unsure = false;
         let result = match sent {
@@ -423,9 +447,9 @@ impl File {
     /// Checks that a command fits the session of the descriptor, and returns what it is to hold.
     fn admit(&self, flow: Flow, session: &uapi::Session) -> Result<hsm::Held, Failure> {
         let id = (session.flags & uapi::SESSION_ID_VALID != 0).then_some(session.id);
-        let mut record = self.lock_record();
+        let mut desk = self.lock_desk();
 
-        record.admit(flow, id).map_err(Failure::invalid)?;
+        desk.record.admit(flow, id).map_err(Failure::invalid)?;
         Ok(match flow {
             Flow::InSession => hsm::Held::User(self.users.token()),
             Flow::Close => hsm::Held::Closing(self.orphans.closing(session.id)),
@@ -530,8 +554,9 @@ impl File {
     /// Checks that the session of an AES command is that of the descriptor, and makes the command
     /// a user of it.
     fn aes_caller(&self, input: &AesIn) -> Result<(aes::Caller, Token), Failure> {
-        let record = self.lock_record();
-        let session = record
+        let mut desk = self.lock_desk();
+        let session = desk
+            .record
             .session()
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;
         let app = session.app.ok_or(Failure::invalid(uapi::EXT_AES_NO_APP))?;
@@ -545,6 +570,7 @@ impl File {
             session: session.id,
             app,
         };
+        desk.aes_commands = desk.aes_commands.wrapping_add(1);
         Ok((caller, self.users.token()))
     }
 

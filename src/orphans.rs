@@ -261,6 +261,17 @@ impl Orphans {
         self.ids.load(Relaxed) == 0
     }
 
+    /// Returns how many sessions descriptors have, or commands that have not ended.
+    pub(crate) fn owned(&self) -> u32 {
+        // CAST: At most `MAX_IDS`.
+        (0..Self::MAX_IDS).filter(|id| self.is_owned(*id)).count() as u32
+    }
+
+    /// Returns how many sessions are known to have nobody.
+    pub(crate) fn orphaned(&self) -> u32 {
+        self.ids.load(Relaxed).count_ones()
+    }
+
     /// Takes the session `id`, if it was noted.
     pub(crate) fn take(&self, id: u16) -> bool {
         if id >= Self::MAX_IDS {

@@ -46,6 +46,11 @@ use kernel::{
 };
 
 use crate::{
+    account::{
+        Account,
+        Figures,
+        BUCKETS, //
+    },
     lockless::{
         pair,
         slot,
@@ -67,8 +72,10 @@ use crate::{
     },
     slot::Slot,
     sys::{
+        clock,
         completion::Waited,
         dma::Buffer,
+        figure::Figure,
         process, //
     },
 };
@@ -95,6 +102,13 @@ pub(crate) trait Class: Send + Sync + 'static {
 
     /// Returns the command identifier of a completion queue entry.
     fn cid(cqe: &Self::Cqe) -> u16;
+
+    /// Returns whether a completion queue entry says that the command failed.
+    fn has_failed(cqe: &Self::Cqe) -> bool;
+
+    /// Returns how many bytes of memory that the device accesses go with a command, besides those
+    /// of its slot.
+    fn bytes_of(token: &Self::Token) -> usize;
 
     /// Called for a command whose waiter has left, with its completion, if it has one, and what
     /// went with it.
@@ -177,6 +191,14 @@ pub(crate) struct QueuePair<C: Class> {
     // How often the queue was aborted since it had completed so many commands.
     aborts: Atomic<u32>,
     completed_at_abort: Atomic<u64>,
+    account: Account,
+    // What is counted when there is trouble.
+    all_aborts: Atomic<u64>,
+    timed_out: Atomic<u64>,
+    // Written by the monitor: completions per second, and what that is measured by.
+    per_second: Figure,
+    completed_at_measure: Figure,
+    since_measure_ms: Figure,
 }
 
 /// A queue pair with the doorbells of its device.
@@ -256,6 +278,18 @@ impl<C: Class> pair::World for At<'_, C> {
     fn disowned(&self) {
         self.queue.orphans.release();
     }
+
+    fn launching(seat: &Slot<C::Token>) {
+        seat.launched_at().set(clock::now());
+    }
+
+    fn ending(&self, seat: &Slot<C::Token>, cqe: Option<&C::Cqe>) {
+        let account = &self.queue.account;
+        match cqe {
+            Some(cqe) => account.completed(seat.launched_at().get(), C::has_failed(cqe)),
+            None => account.aborted(),
+        }
+    }
 }
 
 impl<C: Class> QueuePair<C> {
@@ -305,6 +339,12 @@ impl<C: Class> QueuePair<C> {
             completed_at_watch: Atomic::new(0),
             aborts: Atomic::new(0),
             completed_at_abort: Atomic::new(0),
+            account: Account::new(),
+            all_aborts: Atomic::new(0),
+            timed_out: Atomic::new(0),
+            per_second: Figure::new(0),
+            completed_at_measure: Figure::new(0),
+            since_measure_ms: Figure::new(0),
         })
     }
 
@@ -521,6 +561,77 @@ impl<C: Class> QueuePair<C> {
         for watch in &self.watches {
             watch.age_ms.store(0, Relaxed);
         }
+    }
+
+    /// Takes note of those commands that have been under way for `limit_ms`, as something is about to
+    /// be done about them.
+    pub(crate) fn count_overdue(&self, limit_ms: u32) {
+        let watched = self.slots.iter().zip(&self.watches);
+        let overdue = watched.filter(|(slot, watch)| {
+            watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.slot().under_way())
+        });
+        // CAST: Widening.
+        self.timed_out.fetch_add(overdue.count() as u64, Relaxed);
+    }
+
+    /// Measures completions per second over a second or a little more, `passed_ms` after the last
+    /// call. To be called by one task at a time.
+    pub(crate) fn measure(&self, passed_ms: u32) {
+        const WINDOW_MS: u64 = 1_000;
+
+        let since_ms = self.since_measure_ms.get().wrapping_add(passed_ms.into());
+        if since_ms < WINDOW_MS {
+            self.since_measure_ms.set(since_ms);
+            return;
+        }
+        let completed = self.account.completions();
+        let more = completed.wrapping_sub(self.completed_at_measure.get());
+        let per_second = more.saturating_mul(1_000).checked_div(since_ms);
+        self.per_second.set(per_second.unwrap_or(0));
+        self.completed_at_measure.set(completed);
+        self.since_measure_ms.set(0);
+    }
+
+    /// Returns what is known of the queue.
+    pub(crate) fn figures(&self) -> Figures {
+        let states = self.slots.iter().map(|slot| slot.slot());
+        let pending = states.filter(|state| state.is_in_flight()).count();
+        Figures {
+            submitted: self.pair.submitted(),
+            // CAST: Widening.
+            pending: pending as u64,
+            aborts: self.all_aborts.load(Relaxed),
+            timed_out: self.timed_out.load(Relaxed),
+            per_second: self.per_second.get(),
+            // CAST: Widening.
+            quarantined: self.quarantined_bytes() as u64,
+            ..self.account.figures()
+        }
+    }
+
+    /// Returns how many bytes are left to the device for good, until it has stopped.
+    fn quarantined_bytes(&self) -> usize {
+        if !self.pair.is_deserted() {
+            return 0;
+        }
+        let slots = self.slots.iter();
+        let quarantined = slots.filter(|slot| slot.slot().under_way().is_some());
+        quarantined
+            .map(|slot| {
+                slot.look_left_behind(C::bytes_of)
+                    .saturating_add(C::SLOT_BYTES)
+            })
+            .fold(0, usize::saturating_add)
+    }
+
+    /// Returns how many commands took how long.
+    pub(crate) fn histogram(&self) -> [u64; BUCKETS] {
+        self.account.histogram()
+    }
+
+    /// Counts an abort of the queue that begins.
+    pub(crate) fn begin_abort(&self) {
+        self.all_aborts.fetch_add(1, Relaxed);
     }
 
     /// Counts an abort of the queue. Returns how many there were in a row, without a completion

@@ -84,7 +84,7 @@ impl From<u32> for Condition {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
     /// Somebody asked for it.
-    Asked,
+    Asked = 0,
     /// The controller has a fault.
     Fault,
     /// The controller is not ready any more.
@@ -95,6 +95,51 @@ pub(crate) enum Cause {
     Retry,
     /// The device reads as all ones no more.
     Returned,
+    /// Whoever had the device, to reset it or to take its power, gave it back.
+    Resumed,
+}
+
+impl kernel::fmt::Display for Condition {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        f.write_str(match self {
+            Condition::Running => "running",
+            Condition::Recovering => "recovering",
+            Condition::Dead => "dead",
+            Condition::Absent => "absent",
+            Condition::Gone => "gone",
+        })
+    }
+}
+
+impl Condition {
+    /// Returns the condition as a variable of an event.
+    pub(crate) fn variable(self) -> &'static CStr {
+        match self {
+            Condition::Running => c"AZIHSM_STATE=running",
+            Condition::Recovering => c"AZIHSM_STATE=recovering",
+            Condition::Dead => c"AZIHSM_STATE=dead",
+            Condition::Absent => c"AZIHSM_STATE=absent",
+            Condition::Gone => c"AZIHSM_STATE=gone",
+        }
+    }
+}
+
+impl Cause {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 7;
+
+    /// Returns the cause as a variable of an event.
+    pub(crate) fn variable(self) -> &'static CStr {
+        match self {
+            Cause::Asked => c"AZIHSM_CAUSE=requested",
+            Cause::Fault => c"AZIHSM_CAUSE=fault",
+            Cause::ReadyLost => c"AZIHSM_CAUSE=not_ready",
+            Cause::Unresponsive => c"AZIHSM_CAUSE=unresponsive",
+            Cause::Retry => c"AZIHSM_CAUSE=retried",
+            Cause::Returned => c"AZIHSM_CAUSE=returned",
+            Cause::Resumed => c"AZIHSM_CAUSE=resumed",
+        }
+    }
 }
 
 impl kernel::fmt::Display for Cause {
@@ -106,6 +151,7 @@ impl kernel::fmt::Display for Cause {
             Cause::Unresponsive => "controller unresponsive",
             Cause::Retry => "controller stopped",
             Cause::Returned => "device absent",
+            Cause::Resumed => "device held",
         })
     }
 }

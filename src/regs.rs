@@ -138,6 +138,11 @@ impl QueueId {
     pub(crate) fn get(self) -> u16 {
         self.0
     }
+
+    /// Returns whether it is that of an AES queue.
+    pub(crate) fn is_aes(self) -> bool {
+        self.0 >= Self::FIRST_AES
+    }
 }
 
 /// One of the 4 KiB windows of the function (1.1).

@@ -136,6 +136,12 @@ impl Scattered {
         Ok(())
     }
 
+    /// Returns how many bytes the memory and its list are, in pages.
+    pub(crate) fn bytes(&self) -> usize {
+        let list = self.segments.len().saturating_mul(SEGMENT_BYTES);
+        list.saturating_add(self.memory.pinned_bytes())
+    }
+
     /// Returns the descriptor of the list, for a submission queue entry.
     pub(crate) fn list(&self) -> Sgl {
         match self.segments.first() {

@@ -12,14 +12,19 @@ use crate::{
     lockless::slot,
     sys::{
         completion::Event,
-        dma::Buffer, //
+        dma::Buffer,
+        figure::Figure, //
     },
 };
 
 /// See the [module](self). A `T` is what a waiter that leaves early leaves behind.
 #[pin_data]
+#[repr(C)]
 pub(crate) struct Slot<T> {
     state: slot::Slot,
+    // When the command was submitted. Written by the pump, read by the reaper; between what both
+    // of them touch anyway.
+    launched_at: Figure,
     #[pin]
     done: Event,
     #[pin]
@@ -37,6 +42,7 @@ impl<T: Unpin> Slot<T> {
         KBox::pin_init(
             pin_init!(Self {
                 state: slot::Slot::new(),
+                launched_at: Figure::new(0),
                 done <- Event::new(),
                 left_behind <- new_mutex!(None, "azihsm_left_behind"),
                 buffer,
@@ -48,6 +54,16 @@ impl<T: Unpin> Slot<T> {
     /// Returns the memory of the slot, which is to be touched by its owner only.
     pub(crate) fn buffer(&self) -> &Buffer {
         &self.buffer
+    }
+
+    /// When the command was submitted, in the time of [`crate::sys::clock`].
+    pub(crate) fn launched_at(&self) -> &Figure {
+        &self.launched_at
+    }
+
+    /// Returns the bytes, as `bytes` says, of what a waiter has left behind; 0 if none has.
+    pub(crate) fn look_left_behind(&self, bytes: impl FnOnce(&T) -> usize) -> usize {
+        self.left_behind.lock().as_ref().map_or(0, bytes)
     }
 
     /// Signalled once for each command: when it has ended, or before if its waiter is to leave.

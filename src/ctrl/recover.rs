@@ -42,7 +42,8 @@ use crate::{
     sys::{
         completion::Waited,
         pci::Hold,
-        process, //
+        process,
+        sysfs, //
     }, //
 };
 
@@ -111,6 +112,7 @@ impl Ctrl<'_> {
         fn watch<C: Class>(ctrl: &Ctrl<'_>, pool: &Pool<C>, passed_ms: u32) -> bool {
             // All of them are to be looked at.
             pool.queues().iter().fold(false, |overdue, queue| {
+                queue.measure(passed_ms);
                 queue.watch(passed_ms, ctrl.limit_ms(), &ctrl.doorbells) || overdue
             })
         }
@@ -240,6 +242,7 @@ impl Ctrl<'_> {
     fn abort_overdue(&self) {
         let asked = Instant::<Monotonic>::now();
         if self.sender().gcm_unaligned().is_err() {
+            self.count_overdue();
             return self.reset_unasked(Cause::Unresponsive);
         }
         if asked.elapsed() > PROMPT && self.history.lock().defer() {
@@ -256,12 +259,24 @@ impl Ctrl<'_> {
         while !grace.is_over() && !self.is_leaving() {
             process::sleep_a_tick();
         }
+        self.count_overdue();
         let aborted = self
             .abort_overdue_of(&self.hsm)
             .and_then(|()| self.abort_overdue_of(&self.aes));
         if aborted.is_err() {
             self.reset_unasked(Cause::Unresponsive);
         }
+    }
+
+    /// Takes note of the commands that are overdue, as something is done about them now.
+    fn count_overdue(&self) {
+        fn count<C: Class>(pool: &Pool<C>, limit_ms: u32) {
+            for queue in pool.queues() {
+                queue.count_overdue(limit_ms);
+            }
+        }
+        count(&self.hsm, self.limit_ms());
+        count(&self.aes, self.limit_ms());
     }
 
     fn drain_overdue<C: Class>(&self, pool: &Pool<C>) {
@@ -313,8 +328,10 @@ impl Ctrl<'_> {
     ///
     /// See [`admin::Failure`]; the queue is closed then.
     fn abort<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), admin::Failure> {
+        queue.begin_abort();
         queue.close(&self.doorbells);
         self.sender().delete_sq(queue)?;
+        self.tally.deleted();
         // The device writes completions and admin completions by different ways. What it has
         // written arrives before what it answers to a read.
         let _ = self.registers.health();
@@ -327,6 +344,7 @@ impl Ctrl<'_> {
         let _ = self.registers.health();
         queue.renew(&self.doorbells);
         self.sender().create(queue)?;
+        self.tally.created(queue.id());
         queue.open(&self.doorbells);
         Ok(())
     }
@@ -348,13 +366,14 @@ impl Ctrl<'_> {
     /// must be renegotiated (device.rst 5.7).
     fn reset(&self, how: Stop, cause: Cause) {
         let began = Instant::<Monotonic>::now();
-        if !self.change_condition(Condition::Recovering) {
+        if !self.turn(Condition::Recovering, Some(cause)) {
             return;
         }
+        self.tally.reset(cause);
         // Requests that come from now on may want what they did until then to be forgotten.
         let requests = self.recovery().take_requests(how);
         let too_soon = match cause {
-            Cause::Asked | Cause::Retry => false,
+            Cause::Asked | Cause::Retry | Cause::Resumed => false,
             _ => !self.history.lock().reset(),
         };
         if !too_soon && cause != Cause::Retry {
@@ -376,7 +395,8 @@ impl Ctrl<'_> {
             self.orphans().begin_era();
         }
         if stopped.is_ok() && too_soon {
-            self.retry_later();
+            self.tally.failed();
+            self.retry_later(cause);
             requests.end(Outcome::Failed);
             return;
         }
@@ -384,8 +404,8 @@ impl Ctrl<'_> {
             Ok(()) => {
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
-                self.change_condition(Condition::Running);
-                if cause != Cause::Asked {
+                self.turn(Condition::Running, Some(cause));
+                if !matches!(cause, Cause::Asked | Cause::Resumed) {
                     let ms = began.elapsed().as_millis();
                     dev_warn!(self.dev(), "{cause}: recovered in {ms} ms\n");
                 }
@@ -400,6 +420,7 @@ impl Ctrl<'_> {
 
     /// Takes note of a reset that failed.
     fn fail(&self, cause: Cause) {
+        self.tally.failed();
         if self.registers.health() == Health::Absent {
             return self.leave();
         }
@@ -412,16 +433,34 @@ impl Ctrl<'_> {
                 "{cause}: cannot be reset, trying again; {quarantined} commands quarantined\n"
             );
         }
-        self.retry_later();
+        self.retry_later(cause);
     }
 
     /// Leaves the device dead until the next attempt.
-    fn retry_later(&self) {
+    fn retry_later(&self, cause: Cause) {
         let back_off = self.back_off_ms.load(Relaxed);
         self.retry_in_ms.store(back_off, Relaxed);
         self.back_off_ms
             .store(back_off.saturating_mul(2).min(MAX_BACK_OFF_MS), Relaxed);
-        self.change_condition(Condition::Dead);
+        self.turn(Condition::Dead, Some(cause));
+    }
+
+    /// Changes the condition, unless it is for good, and tells user space that it has. Returns
+    /// whether it was changed. To be called by whoever has the token.
+    fn turn(&self, to: Condition, cause: Option<Cause>) -> bool {
+        let was = self.condition();
+        if !self.change_condition(to) {
+            return false;
+        }
+        if was != to {
+            match cause {
+                Some(cause) => {
+                    sysfs::tell_change(self.device(), &[to.variable(), cause.variable()]);
+                }
+                None => sysfs::tell_change(self.device(), &[to.variable()]),
+            }
+        }
+        true
     }
 
     /// Returns how many commands are left to a device that does not stop.
@@ -435,9 +474,10 @@ impl Ctrl<'_> {
     /// Says that the device is absent.
     fn leave(&self) {
         let was = self.condition();
-        if !self.change_condition(Condition::Absent) {
+        if !self.turn(Condition::Absent, None) {
             return;
         }
+        self.tally.absent();
         // There is nobody to be waited for.
         let _ = self.shut(Stop::Disable);
         if was != Condition::Dead {
@@ -448,9 +488,10 @@ impl Ctrl<'_> {
 
     /// Cuts a device off from memory that may not be reset.
     fn cut(&self, cause: Cause) {
-        if !self.change_condition(Condition::Dead) {
+        if !self.turn(Condition::Dead, Some(cause)) {
             return;
         }
+        self.tally.cut();
         self.silence();
         self.enabled.clear_master();
         self.evict();
@@ -476,7 +517,7 @@ impl Ctrl<'_> {
         // Those who look at registers now are done, and the others see the hold.
         drop(self.looked.lock());
         self.take_token();
-        if self.change_condition(Condition::Recovering) {
+        if self.turn(Condition::Recovering, None) {
             let _ = self.shut(Stop::Disable);
         }
         self.give_token();
@@ -490,7 +531,7 @@ impl Ctrl<'_> {
         if !self.is_held() && self.condition() == Condition::Recovering {
             // It may have been without power, and cannot be asked.
             self.orphans().begin_era();
-            self.reset(Stop::Disable, Cause::Asked);
+            self.reset(Stop::Disable, Cause::Resumed);
         }
         self.give_token();
         self.recovery().look();

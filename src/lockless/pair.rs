@@ -64,6 +64,13 @@ pub(crate) trait World {
 
     /// Says that there is an orphan, see [`QueuePair::take_orphans`].
     fn disowned(&self);
+
+    /// Takes note that the command of `seat` is about to be submitted. Called by the pump.
+    fn launching(seat: &Self::Seat);
+
+    /// Takes note that the command of `seat`, which was submitted, is about to end, by a completion
+    /// if there is one. Called by the reaper.
+    fn ending(&self, seat: &Self::Seat, cqe: Option<&Self::Cqe>);
 }
 
 /// What a queue does with the device.
@@ -114,7 +121,8 @@ pub(crate) struct QueuePair {
     deserted: Atomic<u32>,
     // By tag: the number of the command in the order of submission. Written by the pump only.
     serials: List<Atomic<u32>>,
-    submitted: Atomic<u32>,
+    // How many commands were submitted. Written by the pump only.
+    submitted: Atomic<u64>,
     // How many commands were completed while the queue was open, and the last one's number.
     // Written by the reaper only; others get a hint.
     completed: Atomic<u64>,
@@ -196,6 +204,12 @@ impl QueuePair {
     /// Returns whether no command is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.tags.are_all_free()
+    }
+
+    /// Returns how many commands were submitted.
+    pub(crate) fn submitted(&self) -> u64 {
+        // Relaxed: it is a number and stands for nothing else.
+        self.submitted.load(Relaxed)
     }
 
     /// Returns how many commands were completed while the queue was open.
@@ -339,10 +353,12 @@ impl QueuePair {
         // stored before the slot was in flight.
         let serial = self.serials.get(tag).map(|serial| serial.load(Relaxed));
         let ended = match world.seat(tag) {
-            Some(seat) => {
-                let cqe = Some((cid, cqe.as_ref()));
-                seat.slot().end(Phase::InFlight, cqe, || seat.signal())
-            }
+            Some(seat) => seat.slot().end(
+                Phase::InFlight,
+                Some((cid, cqe.as_ref())),
+                || world.ending(seat, Some(cqe)),
+                || seat.signal(),
+            ),
             None => Ended::Stray,
         };
         match ended {
@@ -403,10 +419,16 @@ impl QueuePair {
     }
 
     fn end_halted<W: World>(&self, world: &W, tag: usize, phase: Phase) {
-        if let Some(seat) = world.seat(tag) {
-            if seat.slot().end(phase, None, || seat.signal()) == Ended::Orphaned {
-                self.disown(world, tag);
+        let Some(seat) = world.seat(tag) else {
+            return;
+        };
+        let ending = || {
+            if phase == Phase::InFlight {
+                world.ending(seat, None);
             }
+        };
+        if seat.slot().end(phase, None, ending, || seat.signal()) == Ended::Orphaned {
+            self.disown(world, tag);
         }
     }
 
@@ -449,7 +471,9 @@ impl QueuePair {
         if let (Some(seat), Some(serial)) = (world.seat(tag), self.serials.get(tag)) {
             let submitted = self.submitted.load(Relaxed).wrapping_add(1);
             self.submitted.store(submitted, Relaxed);
-            serial.store(submitted, Relaxed);
+            // CAST: Takes the lower half.
+            serial.store(submitted as u32, Relaxed);
+            W::launching(seat);
             seat.slot().launch();
         }
     }

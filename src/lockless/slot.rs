@@ -245,12 +245,15 @@ impl Slot {
     }
 
     /// `from` -> Done, by the only one who may move slots on from there; `signal` wakes the waiter.
+    /// Before anybody can know that the command has ended, but when it is certain to, `ending` is
+    /// called.
     ///
     /// With a completion queue entry the command must be the one that its `cid` names.
     pub(crate) fn end(
         &self,
         from: Phase,
         cqe: Option<(u16, &[u64])>,
+        ending: impl FnOnce(),
         signal: impl FnOnce(),
     ) -> Ended {
         let mut state = self.load();
@@ -274,6 +277,7 @@ impl Slot {
         };
         // CAST: The discriminants are those of the word. Relaxed: as above.
         self.verdict.store(verdict as u32, Relaxed);
+        ending();
 
         // At most three times: the only other changes that can happen are that the waiter is told to
         // leave, and leaves.
@@ -348,6 +352,12 @@ impl Slot {
         let state = State(self.state.load(Relaxed));
 
         state.is_under_way().then_some(state.generation())
+    }
+
+    /// Returns whether the device has the command.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        // Relaxed: as above.
+        State(self.state.load(Relaxed)).is(Phase::InFlight)
     }
 
     /// -> Free, by the owner, before giving the tag back.

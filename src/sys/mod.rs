@@ -6,14 +6,17 @@
 //! Rust. Each item says which abstraction is missing upstream, so that it can go when the kernel
 //! crate has it.
 
+pub(crate) mod clock;
 pub(crate) mod completion;
 pub(crate) mod dma;
+pub(crate) mod figure;
 pub(crate) mod gate;
 pub(crate) mod live;
 pub(crate) mod node;
 pub(crate) mod pci;
 pub(crate) mod pin;
 pub(crate) mod process;
+pub(crate) mod sysfs;
 pub(crate) mod work;
 
 use kernel::bindings;

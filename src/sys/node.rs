@@ -21,6 +21,7 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     prelude::*,
+    seq_file::SeqFile,
     str::{
         CStrExt,
         CString, //
@@ -52,6 +53,9 @@ pub(crate) trait FileOps: Send + Sync + Sized + 'static {
     /// Becomes that of `ioctl()`.
     fn ioctl(self: Pin<&Self>, cmd: u32, arg: usize) -> Result<isize>;
 
+    /// Tells what there is to know of the file, for `/proc/<pid>/fdinfo`.
+    fn describe(self: Pin<&Self>, to: &SeqFile);
+
     /// Called when the last descriptor of the file was closed.
     fn release(self: Pin<&Self>);
 }
@@ -81,6 +85,10 @@ impl<T: FileOps> MiscDevice for Misc<T> {
     #[cfg(CONFIG_COMPAT)]
     fn compat_ioctl(_: Pin<&T>, _file: &fs::File, _cmd: u32, _arg: usize) -> Result<isize> {
         Err(ENOTTY)
+    }
+
+    fn show_fdinfo(this: Pin<&T>, to: &SeqFile, _file: &fs::File) {
+        this.describe(to);
     }
 
     fn release(this: Self::Ptr, _file: &fs::File) {

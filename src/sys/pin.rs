@@ -148,6 +148,11 @@ impl UserMemory {
         core::ptr::from_ref::<Device>(&self.dev).cast_mut().cast()
     }
 
+    /// Returns how many bytes the pages are that are pinned.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.pinned.saturating_mul(PAGE_SIZE)
+    }
+
     /// Returns how many contiguous parts the range has for the device, at least 1.
     pub(crate) fn part_count(&self) -> usize {
         // CAST: Widening.

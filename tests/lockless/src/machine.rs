@@ -76,6 +76,10 @@ pub struct Chair {
     signals: Count,
     /// Whether the command was written to the submission queue.
     sent: AtomicBool,
+    /// How many commands of the slot were submitted.
+    launches: Count,
+    /// How many of those have ended.
+    ends: Count,
     left_behind: Cell<Option<Token>>,
     /// The memory of the slot.  The owner writes a number; the device answers with its double.
     memory: Cell<u64>,
@@ -188,6 +192,8 @@ impl Machine {
                     done: Event::new(),
                     signals: Count::new(0),
                     sent: AtomicBool::new(false),
+                    launches: Count::new(0),
+                    ends: Count::new(0),
                     left_behind: Cell::new(None),
                     memory: Cell::new(0),
                 })
@@ -463,6 +469,20 @@ impl Machine {
     /// Asserts that all is as it was when new, but for what was counted.
     pub fn assert_clean(&self) {
         assert!(self.pair.is_idle(), "a tag is taken");
+        let launches: u32 = self
+            .chairs
+            .iter()
+            .map(|chair| chair.launches.load(SeqCst))
+            .sum();
+        assert_eq!(self.pair.submitted(), launches.into(), "commands submitted");
+        for chair in &self.chairs {
+            let ends = chair.ends.load(SeqCst);
+            assert_eq!(
+                ends,
+                chair.launches.load(SeqCst),
+                "a command that has not ended"
+            );
+        }
         assert!(!self.pair.has_abandoned());
         assert_eq!(Arc::strong_count(&self.tokens), 1, "a token is left");
         assert_eq!(self.held.load(SeqCst), 0, "a permit is held");
@@ -524,5 +544,19 @@ impl World for Machine {
 
     fn disowned(&self) {
         self.orphans.signal();
+    }
+
+    fn launching(seat: &Chair) {
+        seat.launches.fetch_add(1, SeqCst);
+    }
+
+    fn ending(&self, seat: &Chair, _: Option<&Entry>) {
+        let before = seat.ends.fetch_add(1, SeqCst);
+        let launches = seat.launches.load(SeqCst);
+        assert_eq!(
+            before + 1,
+            launches,
+            "it ends twice, or without being submitted"
+        );
     }
 }

@@ -325,7 +325,10 @@ fn everyday() -> Vec<Boot> {
         Boot::new("fault-1", &["fault"]).part(0, 2),
         Boot::new("fault-2", &["fault"]).part(1, 2),
         Boot::new("load", &["load", "reset", "steady"]),
-        Boot::new("abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new(
+            "abi",
+            &["node", "info", "stats", "unknown", "hsm", "session"],
+        ),
         Boot::new("aes", &["aes"]),
         Boot::new("one-processor-16-vectors", &[])
             .smp(1)
@@ -368,7 +371,8 @@ fn full() -> Vec<Boot> {
         Boot::new(
             "all",
             &[
-                "node", "info", "unknown", "hsm", "session", "aes", "load", "reset", "steady",
+                "node", "info", "stats", "unknown", "hsm", "session", "aes", "load", "reset",
+                "steady",
             ],
         )
         .devices(2)
@@ -395,7 +399,10 @@ fn debug_full() -> Vec<Boot> {
             .long(),
         Boot::new("debug-fault", &["fault"]),
         Boot::new("debug-life", &["life"]),
-        Boot::new("debug-abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new(
+            "debug-abi",
+            &["node", "info", "stats", "unknown", "hsm", "session"],
+        ),
         Boot::new("debug-load", &["aes", "load", "reset"]),
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
@@ -415,7 +422,10 @@ fn kasan() -> Vec<Boot> {
         Boot::new("kasan-soak", &["soak"]).long().seconds(60),
         Boot::new("kasan-life", &["life"]),
         Boot::new("kasan-load", &["load", "reset"]),
-        Boot::new("kasan-abi", &["node", "info", "unknown", "hsm", "session"]),
+        Boot::new(
+            "kasan-abi",
+            &["node", "info", "stats", "unknown", "hsm", "session"],
+        ),
         Boot::new("kasan-iommu", &[])
             .iommu()
             .vectors(3)

@@ -42,6 +42,10 @@ pub enum Command {
     Info(Target),
     /// Show what the driver has counted
     Stats(Stats),
+    /// Show who has an HSM open, and which sessions they have
+    ///
+    /// Of processes of others only root is told.
+    Sessions(Target),
     /// Test an HSM without changing anything
     ///
     /// Commands are sent that need no session and change nothing: sessions and keys

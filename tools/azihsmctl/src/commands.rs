@@ -15,6 +15,7 @@ use crate::hsm;
 use crate::machine::Hsm;
 use crate::machine::Machine;
 use crate::selftest;
+use crate::sessions::Descriptor;
 use crate::show::clean;
 use crate::show::rows;
 use crate::show::table;
@@ -38,6 +39,7 @@ pub fn run(cli: &Cli, machine: &Machine, out: &mut dyn Write) -> Result<()> {
         Command::List => list(machine, &mut printer),
         Command::Info(target) => info(machine, target, &mut printer),
         Command::Stats(arguments) => stats(machine, arguments, &mut printer),
+        Command::Sessions(target) => sessions(machine, target, &mut printer),
         Command::Selftest(arguments) => test(machine, arguments, &mut printer),
         Command::Reset(arguments) => reset(machine, arguments, &mut printer),
     }
@@ -228,6 +230,29 @@ fn stats(machine: &Machine, arguments: &Stats, printer: &mut Printer<'_>) -> Res
     }
 }
 
+fn sessions(machine: &Machine, target: &Target, printer: &mut Printer<'_>) -> Result<()> {
+    let hsm = machine.find(target.device.as_deref())?;
+    let descriptors = Descriptor::of(machine, &hsm)?;
+    printer.print(&descriptors, || {
+        let or_dash =
+            |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let cells: Vec<_> = descriptors
+            .iter()
+            .map(|of| {
+                vec![
+                    of.pid.to_string(),
+                    clean(&of.command),
+                    of.fd.to_string(),
+                    or_dash(of.session),
+                    or_dash(of.hsm_commands),
+                    or_dash(of.aes_commands),
+                ]
+            })
+            .collect();
+        table(&["PID", "COMMAND", "FD", "SESSION", "HSM", "AES"], &cells)
+    })
+}
+
 const QUEUE_COLUMNS: [(&str, &str); 9] = [
     ("PENDING", "num_cmds_pending_in_hw"),
     ("SUBMITTED", "total_ios_submitted_to_hw"),
@@ -241,12 +266,10 @@ const QUEUE_COLUMNS: [(&str, &str); 9] = [
 ];
 
 fn counters_text(counters: &Counters) -> String {
-    let groups: Vec<_> = counters
-        .groups
-        .values()
-        .flatten()
-        .map(|(name, value)| (name.as_str(), value.to_string()))
-        .collect();
+    let state = counters.state.iter().map(|state| ("state", clean(state)));
+    let numbers = counters.groups.values().flatten();
+    let numbers = numbers.map(|(name, value)| (name.as_str(), value.to_string()));
+    let groups: Vec<_> = state.chain(numbers).collect();
     let mut heading = vec!["QUEUE"];
     heading.extend(QUEUE_COLUMNS.map(|(heading, _)| heading));
     let queues: Vec<_> = counters

@@ -12,12 +12,11 @@ use std::path::Path;
 /// Counters by name.
 pub type Group = BTreeMap<String, i64>;
 
-/// Begins anew with each reader, so that readers disturb one another.
-const STATEFUL: &str = "completions_per_sec";
-
 /// All counters of an HSM, at about the same time.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Counters {
+    /// What the controller is doing, if the driver says so.
+    pub state: Option<String>,
     /// By directory; those of queues are in `queues`.
     pub groups: BTreeMap<String, Group>,
     /// By directory: `cp_sq<id>` for HSM queues and `fp_sq<id>` for AES queues.
@@ -31,7 +30,11 @@ impl Counters {
         if !path.is_dir() {
             return Err(Error::NoCounters(path));
         }
-        let mut counters = Self::default();
+        let state = fs::read_to_string(path.join("state")).ok();
+        let mut counters = Self {
+            state: state.map(|state| state.trim_end().to_owned()),
+            ..Self::default()
+        };
         for (name, path) in list(&path)? {
             if !path.is_dir() {
                 continue;
@@ -71,9 +74,6 @@ fn is_queue(name: &str) -> bool {
 fn read_group(path: &Path) -> Result<Group> {
     let mut group = Group::new();
     for (name, path) in list(path)? {
-        if name == STATEFUL {
-            continue;
-        }
         let text = fs::read_to_string(&path).map_err(|error| Error::File {
             path: path.clone(),
             error,
@@ -166,14 +166,14 @@ pub(crate) mod tests {
         put(&dir.join("global/total_submissions"), "12\n");
         put(&dir.join("cp_sq1/num_cmds_pending_in_hw"), "3");
         put(&dir.join("fp_sq256/num_cmds_pending_in_hw"), "4\n");
-        put(&dir.join("fp_sq256/completions_per_sec"), "not to be read");
+        put(&dir.join("fp_sq256/completions_per_sec"), "5\n");
 
         let counters = Counters::read(&hsm).unwrap();
         assert_eq!(counters.get("global", "total_submissions"), 12);
         assert_eq!(counters.get("global", "unknown"), 0);
         assert_eq!(counters.get("unknown", "unknown"), 0);
         assert_eq!(counters.sum("num_cmds_pending_in_hw"), 7);
-        assert_eq!(counters.queues["fp_sq256"].len(), 1);
+        assert_eq!(counters.queues["fp_sq256"]["completions_per_sec"], 5);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod error;
 mod hsm;
 mod machine;
 mod selftest;
+mod sessions;
 mod show;
 
 pub use commands::run;

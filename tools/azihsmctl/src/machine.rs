@@ -16,6 +16,7 @@ use std::path::PathBuf;
 pub struct Machine {
     dev: PathBuf,
     sys: PathBuf,
+    proc: PathBuf,
 }
 
 impl Default for Machine {
@@ -30,7 +31,13 @@ impl Machine {
         Self {
             dev: root.join("dev"),
             sys: root.join("sys"),
+            proc: root.join("proc"),
         }
+    }
+
+    /// Where the processes are.
+    pub fn processes(&self) -> &Path {
+        &self.proc
     }
 
     /// All HSMs, in the order of their numbers.

@@ -252,7 +252,7 @@ impl Command {
         let cid = self.slot.cid(0);
         let ended = self
             .slot
-            .end(Phase::InFlight, Some((cid, &[7])), || self.signal());
+            .end(Phase::InFlight, Some((cid, &[7])), || (), || self.signal());
         if ended == Ended::Orphaned {
             assert!(self.left.get(), "nothing was left behind");
             self.collect();
@@ -325,9 +325,14 @@ fn stale_completion_ends_nothing() {
             command.slot.take();
             command.slot.queue();
             command.slot.launch();
-            command.slot.end(Phase::InFlight, Some((cid, &[8])), || {
-                command.signal();
-            })
+            command.slot.end(
+                Phase::InFlight,
+                Some((cid, &[8])),
+                || (),
+                || {
+                    command.signal();
+                },
+            )
         });
         assert_eq!(command.end(), Ended::Woken);
         assert_eq!(stale.join().unwrap(), Ended::Stray);

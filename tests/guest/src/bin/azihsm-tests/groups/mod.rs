@@ -15,6 +15,7 @@ mod reset;
 mod session;
 mod soak;
 mod starve;
+mod stats;
 mod steady;
 pub mod unknown;
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Test> {
         aes::tests(),
         reset::tests(),
         load::tests(),
+        stats::tests(),
         steady::tests(),
         fault::tests(),
         life::tests(),
