@@ -6,6 +6,7 @@
 //! Rust. Each item says which abstraction is missing upstream, so that it can go when the kernel
 //! crate has it.
 
+pub(crate) mod compat;
 pub(crate) mod completion;
 pub(crate) mod dma;
 pub(crate) mod gate;
