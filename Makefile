@@ -37,6 +37,8 @@ help:
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
 	@echo '  make test-full all tests in all configurations: half an hour or more'
+	@echo '  make test-install  make the packages, install them on a stock Debian, boot it with a'
+	@echo '                 virtual HSM, use it as a member of the group, upgrade the kernel, remove it all'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
 	@echo "                 PARAMETERS='NAME=VALUE...': that, or else the driver itself, with these"
 	@echo '  make coverage  which lines of the driver the tests in virtual machines reach'
@@ -138,6 +140,10 @@ deb: setup
 .PHONY: mutants
 mutants: setup
 	@$(ENTER) tests/run mutants
+
+.PHONY: test-install
+test-install: setup
+	@$(ENTER) tests/run install
 
 .PHONY: check
 check: setup

@@ -42,6 +42,8 @@ use kernel::{
     prelude::*, //
 };
 
+use sys::compat::module;
+
 /// The module: it is loaded as long as the driver is registered.
 #[pin_data]
 struct AzihsmModule {

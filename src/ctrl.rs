@@ -60,6 +60,7 @@ use crate::{
     },
     sys,
     sys::{
+        compat,
         completion::Event,
         live::Interrupts,
         pci::{
@@ -139,7 +140,7 @@ pub(crate) struct Ctrl<'bound> {
     aes_reserve: Arc<Reserve>,
     // After the queues, which give them work.
     helpers: StopOnDrop,
-    vectors: pci::IrqVectorRegistration<'bound>,
+    vectors: compat::IrqVectorRegistration<'bound>,
     doorbells: Doorbells<'bound>,
     registers: Registers<'bound>,
     timeout: Delta,
@@ -185,12 +186,7 @@ impl<'bound> Ctrl<'bound> {
         let dev = enabled.dev();
         let registers = Registers::new(dev)?;
         let doorbells = Doorbells::new(dev)?;
-        let vectors = dev
-            .alloc_irq_vectors(
-                1,
-                u32::from(MAX_VECTORS),
-                pci::IrqTypes::default().with(pci::IrqType::MsiX),
-            )
+        let vectors = compat::msix_vectors(dev, u32::from(MAX_VECTORS))
             .inspect_err(|_| dev_err!(dev, "no MSI-X vectors\n"))?;
 
         // From here on the destructor stops the controller if a step fails.
@@ -625,7 +621,7 @@ impl Interrupts for Ctrl<'_> {
         self.vectors.len().min(VECTOR_NAMES.len())
     }
 
-    fn vector(&self, index: usize) -> Result<(pci::IrqVector<'_>, &'static CStr)> {
+    fn vector(&self, index: usize) -> Result<(compat::IrqVector<'_>, &'static CStr)> {
         let name = VECTOR_NAMES.get(index).ok_or(EINVAL)?;
         Ok((self.vectors.index(index)?, name))
     }

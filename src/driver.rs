@@ -37,13 +37,9 @@ use crate::{
 /// Device identifier of the functions (Documentation/device.rst 1.1).
 const DEVICE_ID: u32 = 0xc003;
 
-kernel::pci_device_table!(
+sys::compat::pci_device_table!(
     PCI_TABLE,
-    (),
-    [(
-        pci::DeviceId::from_id(sys::pci::VENDOR_MICROSOFT, DEVICE_ID),
-        ()
-    )]
+    pci::DeviceId::from_id(sys::pci::VENDOR_MICROSOFT, DEVICE_ID)
 );
 
 /// The driver.

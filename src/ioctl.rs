@@ -63,6 +63,7 @@ use crate::{
         Users, //
     },
     sys::{
+        compat,
         completion::Waited,
         gate::Gate,
         node::FileOps,
@@ -145,7 +146,7 @@ impl FileOps for File {
                 uapi::IOC_RESET => reset(ctrl, arg),
                 uapi::IOC_AES_GCM => this.aes_cmd(ctrl, arg, uapi::AES_GCM),
                 uapi::IOC_AES_XTS => this.aes_cmd(ctrl, arg, uapi::AES_XTS),
-                _ => Err(EBADRQC),
+                _ => Err(compat::bad_request()),
             }
         })?;
         Ok(0)

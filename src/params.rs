@@ -8,7 +8,8 @@ use kernel::time::Delta;
 
 use crate::{
     lockless::slot,
-    module_parameters, //
+    module_parameters,
+    sys::compat, //
 };
 
 /// Fewest entries of a queue: one command at a time.
@@ -28,12 +29,12 @@ const MAX_COMMAND_TIMEOUT_SECS: i64 = 24 * 60 * 60;
 
 /// Returns the entries of each HSM queue, of which the device allows at most `most`.
 pub(crate) fn hsm_entries(most: u64) -> u16 {
-    entries(module_parameters::num_hsm_slots.value(), most)
+    entries(compat::value(&module_parameters::num_hsm_slots), most)
 }
 
 /// Returns the entries of each AES queue, of which the device allows at most `most`.
 pub(crate) fn aes_entries(most: u64) -> u16 {
-    entries(module_parameters::num_aes_slots.value(), most)
+    entries(compat::value(&module_parameters::num_aes_slots), most)
 }
 
 /// Brings `wanted` entries within the bounds.
@@ -48,25 +49,25 @@ fn entries(wanted: i32, most: u64) -> u16 {
 
 /// Returns how many buffers AES data is copied through.
 pub(crate) fn aes_bounce_buffers() -> usize {
-    let wanted = module_parameters::aes_bounce_buffers.value();
+    let wanted = compat::value(&module_parameters::aes_bounce_buffers);
     usize::try_from(wanted.max(0))
         .map_or(MAX_BOUNCE_BUFFERS, |wanted| wanted.min(MAX_BOUNCE_BUFFERS))
 }
 
 /// Returns how long a command may take.
 pub(crate) fn command_timeout() -> Delta {
-    let wanted = i64::from(module_parameters::abort_timeout_in_sec.value());
+    let wanted = i64::from(compat::value(&module_parameters::abort_timeout_in_sec));
     Delta::from_secs(wanted.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS))
 }
 
 /// Returns how long the completion of a command is looked for before the caller goes to sleep, if it
 /// is at all.
 pub(crate) fn poll() -> Option<Delta> {
-    let wanted = module_parameters::poll_us.value();
+    let wanted = compat::value(&module_parameters::poll_us);
     (wanted > 0).then(|| Delta::from_micros(i64::from(wanted.min(MAX_POLL_US))))
 }
 
 /// Returns whether a physical function may be reset.
 pub(crate) fn may_reset_physical() -> bool {
-    module_parameters::pf_lvl2_abort_enabled.value()
+    compat::flag(&module_parameters::pf_lvl2_abort_enabled)
 }

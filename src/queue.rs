@@ -19,20 +19,11 @@ use kernel::{
         Coherent,
         DmaAddress, //
     },
-    io::{
-        io_project,
-        io_read,
-        Io, //
-    },
     prelude::*,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
-        },
-        barrier::{
-            dma_mb,
-            Read, //
         },
         Arc, //
     },
@@ -73,6 +64,7 @@ use crate::{
     slot::Slot,
     sys::{
         clock,
+        compat,
         completion::Waited,
         dma::Buffer,
         figure::Figure,
@@ -227,8 +219,7 @@ impl<C: Class> pair::World for At<'_, C> {
         // CAST: An index into the ring.
         let start = index as usize * QueuePair::<C>::CQE_WORDS;
         let word = |index: usize| -> Result<u64> {
-            let cq = &self.queue.cq;
-            Ok(u64::from_le(io_read!(cq, [try: index])))
+            Ok(u64::from_le(compat::read_word(&self.queue.cq, index)?))
         };
 
         // Neither fails: `index` is one of the ring's.
@@ -236,7 +227,7 @@ impl<C: Class> pair::World for At<'_, C> {
         if (last >> 48 & 1 != 0) != phase {
             return false;
         }
-        dma_mb(Read);
+        compat::dma_read_barrier();
 
         for (offset, to) in to.as_mut().iter_mut().enumerate() {
             *to = word(start + offset).unwrap_or_default();
@@ -248,10 +239,7 @@ impl<C: Class> pair::World for At<'_, C> {
         let cq = &self.queue.cq;
         for index in 0..cq.len() {
             // Cannot fail: it is an index of the ring.
-            let _ = (|| -> Result {
-                io_project!(cq, [try: index]).copy_write(0);
-                Ok(())
-            })();
+            let _ = compat::write_word(cq, index, 0);
         }
     }
 
@@ -381,7 +369,7 @@ impl<C: Class> QueuePair<C> {
 
     /// Returns the bus address of the completion queue.
     pub(crate) fn cq_address(&self) -> DmaAddress {
-        self.cq.dma_address()
+        compat::dma_address(&self.cq)
     }
 
     /// Returns how many completions were not those of any command, since it was last asked.

@@ -19,7 +19,7 @@ pub(super) use kernel::{
 
 pub(super) use crate::sys::completion::Waited;
 
-pub(super) use kernel::interrupt::local_interrupt_disable as without_interrupts;
+pub(super) use crate::sys::compat::local_interrupt_disable as without_interrupts;
 
 pub(super) use core::hint::spin_loop;
 

@@ -21,6 +21,8 @@ use kernel::{
     },
 };
 
+use super::compat;
+
 /// A run of bytes shared with the device.
 ///
 /// Nothing read from it is more than bytes: the device may change them at any time. Callers on
@@ -40,7 +42,7 @@ impl Buffer {
 
     /// Returns the bus address of the first byte.
     pub(crate) fn dma_address(&self) -> DmaAddress {
-        self.0.dma_address()
+        compat::dma_address(&self.0)
     }
 
     /// Returns the address of `len` bytes at `offset`.

@@ -20,11 +20,12 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        Arc,
-        Srcu, //
+        Arc, //
     },
     types::ForLt, //
 };
+
+use super::compat::Srcu;
 
 /// See the [module](self).
 ///

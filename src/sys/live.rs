@@ -14,13 +14,20 @@ use kernel::{
     cpu::CpuId,
     cpumask::CpumaskVar,
     irq,
-    pci::IrqVector,
     prelude::*,
     sync::Arc,
     types::ForLt, //
 };
 
-use super::gate::Gate;
+use super::{
+    compat,
+    compat::{
+        IrqRequest,
+        IrqVector,
+        Registration, //
+    },
+    gate::Gate, //
+};
 
 /// State that interrupt handlers work on.
 pub(crate) trait Interrupts {
@@ -47,7 +54,7 @@ struct Handler<'a, T> {
     index: usize,
 }
 
-impl<T: Interrupts + Sync> irq::Handler for Handler<'_, T> {
+impl<T: Interrupts + Sync> compat::Handler for Handler<'_, T> {
     fn handle(&self) -> irq::IrqReturn {
         self.state.interrupt(self.index)
     }
@@ -80,7 +87,7 @@ fn steer(number: u32, is_for: impl Fn(usize) -> bool) -> Result {
 }
 
 /// A handler that is registered.
-type Registered<'a, T> = Pin<KBox<irq::Registration<'a, Handler<'a, T>>>>;
+type Registered<'a, T> = Pin<KBox<Registration<'a, Handler<'a, T>>>>;
 
 /// See the [module](self).
 ///
@@ -128,13 +135,13 @@ where
 
         for index in 0..state.vectors() {
             let (vector, name) = state.vector(index)?;
-            let request = irq::IrqRequest::from(vector);
+            let request = IrqRequest::from(vector);
             let number = request.irq();
 
             // SAFETY: The registration goes into `this.handlers`, whose destructor runs by the
             // safety requirement of this function.
             let handler = unsafe {
-                irq::Registration::new(
+                Registration::new(
                     request,
                     irq::Flags::TRIGGER_NONE,
                     name,

@@ -7,6 +7,7 @@
 //! crate has it.
 
 pub(crate) mod clock;
+pub(crate) mod compat;
 pub(crate) mod completion;
 pub(crate) mod dma;
 pub(crate) mod figure;

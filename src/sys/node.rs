@@ -34,6 +34,8 @@ use kernel::{
     types::Opaque, //
 };
 
+use super::compat;
+
 /// What serves a file that is open on a [`Node`].
 pub(crate) trait FileOps: Send + Sync + Sized + 'static {
     /// What all files of a node share.
@@ -134,6 +136,7 @@ impl<T: FileOps> Node<T> {
                 misc <- Opaque::ffi_init(|slot: *mut bindings::miscdevice| {
                     let mut misc = MiscDeviceOptions { name: c"azihsm" }.into_raw::<Misc<T>>();
                     misc.mode = 0o600;
+                    compat::keep_module(&mut misc);
 
                     // SAFETY: `slot` is valid for writes.
                     unsafe { slot.write(misc) };

@@ -30,6 +30,7 @@ use kernel::{
 };
 
 use super::{
+    compat,
     gate::Gate,
     live::{
         Interrupts,
@@ -256,7 +257,7 @@ where
 
     fn probe<'bound>(
         dev: &'bound pci::Device<Core<'_>>,
-        _info: Option<&'bound ()>,
+        _info: compat::IdInfo<'bound>,
     ) -> impl PinInit<Data<'bound, T>, Error> + 'bound {
         // CAST: `Probing` is a transparent `pci::Device`.
         let dev = core::ptr::from_ref(dev).cast::<Probing<'_>>();

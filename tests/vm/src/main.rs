@@ -15,6 +15,7 @@ mod machine;
 mod plan;
 mod process;
 mod report;
+mod script;
 mod tap;
 
 use anyhow::ensure;
@@ -26,10 +27,12 @@ use clap::Subcommand;
 use initramfs::Initramfs;
 use machine::Config;
 use machine::Files;
+use machine::Outcome;
 use plan::Boot;
 use plan::Instead;
 use plan::Variant;
 use report::Totals;
+use script::Script;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fs;
@@ -68,6 +71,8 @@ enum Action {
     Fuzz(Fuzz),
     /// Runs the guest's tests, and tells which lines of the driver they reach.
     Coverage(Coverage),
+    /// Runs a script in a guest that has what another root file system has.
+    Script(Script),
 }
 
 #[derive(Args)]
@@ -364,17 +369,22 @@ fn demo(common: &Common) -> Result<bool> {
     let outcome = machine::run(&files, &config, &dir, common.timeout(), |line| {
         println!("{line}");
     })?;
-    let complaints = report::complaints(&outcome);
+    Ok(judge(&outcome, &dir))
+}
+
+/// Says what is wrong with a run, and returns whether nothing is.
+fn judge(outcome: &Outcome, dir: &Path) -> bool {
+    let complaints = report::complaints(outcome);
     for complaint in &complaints {
         println!("{complaint}");
     }
     let good = complaints.is_empty() && outcome.exit == Some(0);
     if !good {
-        for line in report::console(&outcome, &dir) {
+        for line in report::console(outcome, dir) {
             println!("{line}");
         }
     }
-    Ok(good)
+    good
 }
 
 /// Runs one boot, with its logs in the directory `name`; `show` receives the lines
@@ -507,6 +517,7 @@ fn main() -> ExitCode {
         ),
         Action::Bench(options) => bench::run(options),
         Action::Coverage(options) => options.run(),
+        Action::Script(options) => options.run(),
         Action::Fuzz(options) => test(&options.common, vec![options.boot()], 1, false),
     };
     match result {

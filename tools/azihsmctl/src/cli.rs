@@ -13,7 +13,7 @@ use clap::ValueEnum;
 /// or its PCI address (0000:01:00.0).  It may be left out if there is only one.
 ///
 /// What a command prints for people may change; with --json it prints one JSON
-/// document to which fields are only ever added.
+/// document, or with --watch one in each line, to which fields are only ever added.
 #[derive(Debug, Parser)]
 #[command(name = "azihsmctl", version, after_help = AFTER_HELP)]
 pub struct Cli {

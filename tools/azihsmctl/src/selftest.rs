@@ -109,7 +109,7 @@ fn check_many(device: &Device, count: u32) -> Result<String> {
     times.sort_unstable();
     let at = |percent| percentile(&times, percent).as_micros();
     Ok(format!(
-        "{count} commands; {} us, half within {} us, 99% within {} us",
+        "{count} commands; the fastest took {} us, half of them up to {} us, 99% up to {} us",
         at(0),
         at(50),
         at(99)
