@@ -10,7 +10,6 @@ use kernel::{
     sync::Arc,
     time::Delta, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::Orphans,
@@ -21,8 +20,17 @@ use crate::{
         Pool,
         QueuePair, //
     },
-    regs::Doorbells, //
+    regs::Doorbells,
+    wire::admin::{
+        queue_count,
+        Completion,
+        Feature,
+        Sqe,
+        IDENTIFY_LEN, //
+    },
 };
+
+pub(crate) use crate::wire::admin::Identify;
 
 /// How long an admin command may take (4.13).
 pub(crate) const TIMEOUT: Delta = Delta::from_secs(30);
@@ -42,7 +50,7 @@ impl Class for Admin {
     const SLOT_BYTES: usize = 2 * SZ_4K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 2]) -> u16 {
@@ -58,67 +66,6 @@ impl Class for Admin {
     }
 
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 2]>, (): ()) {}
-}
-
-/// A submission queue entry (4.1).
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    opcode: u8,
-    flags: u8,
-    cid: u16,
-    reserved: [u32; 5],
-    prp1: u64,
-    prp2: u64,
-    dw10: u32,
-    dw11: u32,
-    dw12: [u32; 4],
-}
-static_assert!(size_of::<Sqe>() == 64);
-static_assert!(core::mem::offset_of!(Sqe, prp1) == 24);
-static_assert!(core::mem::offset_of!(Sqe, dw10) == 40);
-
-/// A completion queue entry (4.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    /// Result of the command.
-    pub(crate) dw0: u32,
-    /// Command identifier.
-    pub(crate) cid: u16,
-    /// Status, 15 bits (4.3).
-    pub(crate) status: u16,
-}
-
-impl From<&[u64; 2]> for Completion {
-    fn from(words: &[u64; 2]) -> Self {
-        // CAST: Each takes the bits that the field has.
-        Self {
-            dw0: words[0] as u32,
-            cid: (words[1] >> 32) as u16,
-            status: (words[1] >> 49) as u16,
-        }
-    }
-}
-
-/// Opcodes (4.4 to 4.9).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-enum Opcode {
-    DeleteSq = 0x00,
-    CreateSq = 0x01,
-    DeleteCq = 0x04,
-    CreateCq = 0x05,
-    Identify = 0x06,
-    GetFeatures = 0x0a,
-}
-
-/// Features (4.9).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u32)]
-enum Feature {
-    HsmQueues = 0x07,
-    AesQueues = 0xc1,
-    Firmware = 0xc2,
 }
 
 /// Bit of the firmware feature: AES-GCM of text that is not a multiple of 16 bytes (6.6.2).
@@ -170,63 +117,6 @@ impl kernel::fmt::Display for Failure {
     }
 }
 
-/// Bytes of the identify page (4.4).
-pub(crate) const IDENTIFY_LEN: usize = 102;
-
-/// The identify page, as far as it is of interest (4.4).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Identify {
-    /// Controller identifier: 0 is the physical function, n + 1 the virtual function n.
-    pub(crate) controller: u16,
-    /// Serial number, any bytes.
-    pub(crate) serial: [u8; 32],
-    /// Firmware revision, any bytes.
-    pub(crate) firmware: [u8; 32],
-}
-
-impl Identify {
-    /// Parses an identify page.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it.
-    fn parse(page: &[u8; IDENTIFY_LEN]) -> Result<Self, &'static str> {
-        const SERIAL: usize = 4;
-        const FIRMWARE: usize = 36;
-        const CONTROLLER: usize = 74;
-        // Offset and log2 of the size that the driver uses, which the low nibble must be.
-        const ENTRY_SIZES: [(usize, u8, &str); 4] = [
-            (77, 6, "HSM SQE size is not 64 bytes"),
-            (78, 4, "HSM CQE size is not 16 bytes"),
-            (83, 7, "AES SQE size is not 128 bytes"),
-            (84, 6, "AES CQE size is not 64 bytes"),
-        ];
-        const MAX_CONTROLLER: u16 = 64;
-
-        for (offset, log2, what) in ENTRY_SIZES {
-            if page[offset] & 0xf != log2 {
-                return Err(what);
-            }
-        }
-        let controller = u16::from_le_bytes([page[CONTROLLER], page[CONTROLLER + 1]]);
-        if controller > MAX_CONTROLLER {
-            return Err("controller identifier is above 64");
-        }
-        let mut this = Self {
-            controller,
-            serial: [0; 32],
-            firmware: [0; 32],
-        };
-        for (to, from) in this.serial.iter_mut().zip(&page[SERIAL..]) {
-            *to = *from;
-        }
-        for (to, from) in this.firmware.iter_mut().zip(&page[FIRMWARE..]) {
-            *to = *from;
-        }
-        Ok(this)
-    }
-}
-
 /// Sends admin commands.
 pub(crate) struct Sender<'a> {
     pub(crate) pool: &'a Pool<Admin>,
@@ -249,7 +139,7 @@ impl Sender<'_> {
         if page.is_some() {
             // CAST: Widening.
             let address = owned.buffer().dma_address() + SZ_4K as u64;
-            sqe.prp1 = address.to_le();
+            sqe = sqe.with_page(address);
         }
         let (owned, cqe, ()) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
         let completion = Completion::from(&cqe);
@@ -272,22 +162,12 @@ impl Sender<'_> {
     /// See [`Failure`].
     pub(crate) fn identify(&self) -> Result<Identify, Failure> {
         let mut page = [0; IDENTIFY_LEN];
-        let sqe = Sqe {
-            opcode: Opcode::Identify as u8,
-            dw10: 1u32.to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, Some(&mut page))?;
+        self.send(Sqe::identify(), Some(&mut page))?;
         Identify::parse(&page).map_err(Failure::Nonsense)
     }
 
     fn feature(&self, feature: Feature) -> Result<u32, Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::GetFeatures as u8,
-            dw10: (feature as u32).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)
+        self.send(Sqe::feature(feature), None)
     }
 
     /// Returns how many HSM queue pairs the function may have, at most `most`.
@@ -336,32 +216,18 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        const INTERRUPTS: u32 = 1 << 1;
-
-        let interrupts = match queue.vector() {
-            Some(vector) => INTERRUPTS | u32::from(vector) << 16,
-            None => 0,
-        };
-        let sqe = Sqe {
-            opcode: Opcode::CreateCq as u8,
-            prp1: queue.cq_address().to_le(),
-            dw10: id_and_size(queue).to_le(),
-            dw11: (interrupts | PHYSICALLY_CONTIGUOUS).to_le(),
-            ..Sqe::default()
-        };
+        let sqe = Sqe::create_cq(
+            queue.id().get(),
+            queue.size(),
+            queue.cq_address(),
+            queue.vector(),
+        );
         self.send(sqe, None)?;
         Ok(())
     }
 
     fn create_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let id = u32::from(queue.id().get());
-        let sqe = Sqe {
-            opcode: Opcode::CreateSq as u8,
-            prp1: queue.sq_address().to_le(),
-            dw10: id_and_size(queue).to_le(),
-            dw11: (id << 16 | PHYSICALLY_CONTIGUOUS).to_le(),
-            ..Sqe::default()
-        };
+        let sqe = Sqe::create_sq(queue.id().get(), queue.size(), queue.sq_address());
         self.send(sqe, None)?;
         Ok(())
     }
@@ -373,12 +239,7 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn delete_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::DeleteSq as u8,
-            dw10: u32::from(queue.id().get()).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)?;
+        self.send(Sqe::delete_sq(queue.id().get()), None)?;
         Ok(())
     }
 
@@ -389,30 +250,7 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn delete_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::DeleteCq as u8,
-            dw10: u32::from(queue.id().get()).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)?;
+        self.send(Sqe::delete_cq(queue.id().get()), None)?;
         Ok(())
     }
-}
-
-/// Queues are not scattered (4.5, 4.6).
-const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
-
-/// Encodes the number of a queue, and its last entry (4.5, 4.6).
-fn id_and_size<C: Class>(queue: &QueuePair<C>) -> u32 {
-    let last = u32::from(queue.size().saturating_sub(1));
-
-    last << 16 | u32::from(queue.id().get())
-}
-
-/// Decodes the result of a queue count feature (4.9): both counts are less one, in 16 bits, so that
-/// all ones are none.
-fn queue_count(dw0: u32, most: u16) -> u16 {
-    // CAST: Each takes the bits that the field has.
-    let (sqs, cqs) = (dw0 as u16, (dw0 >> 16) as u16);
-    sqs.wrapping_add(1).min(cqs.wrapping_add(1)).min(most)
 }

@@ -6,11 +6,6 @@
 //! the slot, more through that of [`bounce`](crate::bounce); if that is too little they are accessed
 //! by the device in place.
 
-use core::mem::{
-    offset_of,
-    size_of, //
-};
-
 use kernel::{
     device::{
         Bound,
@@ -28,7 +23,6 @@ use kernel::{
     sync::Arc,
     uaccess::UserPtr, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     bounce::{
@@ -46,10 +40,20 @@ use crate::{
     },
     session::Token,
     sgl::{
-        dwords,
         Scattered,
         Sgl, //
-    }, //
+    },
+    wire,
+    wire::aes::{
+        Completion,
+        Sqe, //
+    },
+};
+
+pub(crate) use crate::wire::aes::{
+    Caller,
+    Cipher,
+    Request, //
 };
 
 /// The AES queues.
@@ -68,16 +72,15 @@ impl Class for Aes {
     const SLOT_BYTES: usize = 2 * SZ_16K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 8]) -> u16 {
-        // CAST: Takes the bits that the field has.
-        (cqe[0] >> 16) as u16
+        wire::aes::cid(cqe)
     }
 
     fn has_failed(cqe: &[u64; 8]) -> bool {
-        cqe[7] >> STATUS_SHIFT != 0
+        wire::aes::has_failed(cqe)
     }
 
     fn bytes_of(held: &Held) -> usize {
@@ -87,154 +90,8 @@ impl Class for Aes {
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 8]>, _: Held) {}
 }
 
-/// A submission queue entry (6.1).
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    reserved0: u32,
-    attributes: u16,
-    cid: u16,
-    session_id: u16,
-    app_id: u8,
-    reserved1: [u8; 13],
-    src_len: u32,
-    src: Sgl,
-    dst_len: u32,
-    dst: Sgl,
-    frame_type: u8,
-    reserved2: [u8; 3],
-    key: u32,
-    /// GCM: bytes of additional data. XTS: the tweak key.
-    word72: u32,
-    /// GCM: tag. XTS: tweak.
-    block76: [u8; 16],
-    iv: [u8; 12],
-    aad_padded_len: u32,
-    tail_src_len: u8,
-    tail_dst_len: u8,
-    reserved3: [u8; 2],
-    tail_src: [u32; 2],
-    tail_dst: [u32; 2],
-}
-static_assert!(size_of::<Sqe>() == 128);
-static_assert!(offset_of!(Sqe, cid) == 6);
-static_assert!(offset_of!(Sqe, src) == 28);
-static_assert!(offset_of!(Sqe, dst) == 48);
-static_assert!(offset_of!(Sqe, frame_type) == 64);
-static_assert!(offset_of!(Sqe, key) == 68);
-static_assert!(offset_of!(Sqe, iv) == 92);
-static_assert!(offset_of!(Sqe, aad_padded_len) == 104);
-static_assert!(offset_of!(Sqe, tail_src) == 112);
-
-const ATTR_DECRYPT: u16 = 1 << 0;
-const ATTR_SGL: u16 = 1 << 2;
-const ATTR_TYPE_AES: u16 = 5 << 3;
-const ATTR_XTS: u16 = 1 << 8;
-const ATTR_DATA_UNIT_SHIFT: u32 = 14;
-const FRAME_AES: u8 = 1;
-
 /// "Queue deleted": the command was not executed (6.9).
 const STATUS_QUEUE_DELETED: u16 = 7;
-
-/// The status in the last word of a completion queue entry (6.2).
-const STATUS_SHIFT: u32 = 49;
-
-/// A completion queue entry (6.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    pub(crate) tag: [u8; 16],
-    pub(crate) iv: [u8; 12],
-    /// Bytes of the tail that were written.
-    pub(crate) tail_len: u32,
-    /// Whether the device calls the operation approved.
-    pub(crate) fips_approved: bool,
-    /// Bytes that the engine processed.
-    pub(crate) len: u32,
-    pub(crate) error: u16,
-    /// Status, 15 bits (6.9).
-    pub(crate) status: u16,
-}
-
-impl From<&[u64; 8]> for Completion {
-    fn from(words: &[u64; 8]) -> Self {
-        // In memory order again.
-        let mut bytes = [0; 64];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        let mut tag = [0; 16];
-        for (to, from) in tag.iter_mut().zip(&bytes[4..20]) {
-            *to = *from;
-        }
-        let mut iv = [0; 12];
-        for (to, from) in iv.iter_mut().zip(&bytes[20..32]) {
-            *to = *from;
-        }
-        // CAST: Each takes the bits that the field has.
-        Self {
-            tag,
-            iv,
-            tail_len: (words[5] >> 32) as u32,
-            fips_approved: words[6] as u32 != 0,
-            len: (words[6] >> 32) as u32,
-            error: (words[7] >> 32) as u16,
-            status: (words[7] >> STATUS_SHIFT) as u16,
-        }
-    }
-}
-
-/// Who a command is for (6.7).
-#[derive(Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) session: u16,
-    pub(crate) app: u8,
-}
-
-/// The cipher of a command, with its parameters.
-#[derive(Clone, Copy)]
-pub(crate) enum Cipher {
-    Gcm {
-        key: u32,
-        tag: [u8; 16],
-        iv: [u8; 12],
-        aad_len: u32,
-        aad_padded_len: u32,
-        /// Whether the last bytes of the text that do not fill a block go as a tail (6.6.2).
-        tail: bool,
-    },
-    Xts {
-        data_key: u32,
-        tweak_key: u32,
-        tweak: [u8; 16],
-        /// Code of the data unit (6.1).
-        data_unit: u16,
-    },
-}
-
-/// What an AES command is to do.
-#[derive(Clone, Copy)]
-pub(crate) struct Request {
-    pub(crate) decrypt: bool,
-    pub(crate) caller: Caller,
-    pub(crate) cipher: Cipher,
-    /// Bytes of data.
-    pub(crate) len: u32,
-}
-
-impl Request {
-    /// Returns how many of the last bytes go as a tail.
-    fn tail_len(&self) -> u32 {
-        match self.cipher {
-            Cipher::Gcm { tail: true, .. } => self.len % 16,
-            _ => 0,
-        }
-    }
-
-    /// Returns how many bytes go through the engine, which are all but the tail.
-    fn engine_len(&self) -> u32 {
-        self.len - self.tail_len()
-    }
-}
 
 /// User memory that the engine reads and writes in place.
 pub(crate) struct InPlace {
@@ -400,64 +257,16 @@ impl<'a> Command<'a> {
 
     /// Makes the submission queue entry.
     fn sqe(&self, data: &Data) -> Sqe {
-        let request = &self.request;
-        let mut sqe = Sqe {
-            session_id: request.caller.session.to_le(),
-            app_id: request.caller.app,
-            frame_type: FRAME_AES,
-            ..Sqe::default()
+        // Neither fails: a list has its place at the end of each half, and the tail is part of the
+        // data. It stands behind the rest on both sides; a buffer does not end within it.
+        let lists = self.lists(data).unwrap_or_default();
+        let tail = match self.request.tail_len() {
+            0 => [0; 2],
+            _ => self
+                .addresses(data, self.request.engine_len())
+                .unwrap_or_default(),
         };
-        let mut attributes = ATTR_SGL | ATTR_TYPE_AES;
-        if request.decrypt {
-            attributes |= ATTR_DECRYPT;
-        }
-        match request.cipher {
-            Cipher::Gcm {
-                key,
-                tag,
-                iv,
-                aad_len,
-                aad_padded_len,
-                tail: _,
-            } => {
-                sqe.key = key.to_le();
-                sqe.word72 = aad_len.to_le();
-                sqe.block76 = tag;
-                sqe.iv = iv;
-                sqe.aad_padded_len = aad_padded_len.to_le();
-            }
-            Cipher::Xts {
-                data_key,
-                tweak_key,
-                tweak,
-                data_unit,
-            } => {
-                attributes |= ATTR_XTS | (data_unit & 3) << ATTR_DATA_UNIT_SHIFT;
-                sqe.key = data_key.to_le();
-                sqe.word72 = tweak_key.to_le();
-                sqe.block76 = tweak;
-            }
-        }
-        sqe.attributes = attributes.to_le();
-
-        let engine_len = request.engine_len();
-        sqe.src_len = engine_len.to_le();
-        sqe.dst_len = engine_len.to_le();
-        // Cannot fail: a list has its place at the end of each half.
-        [sqe.src, sqe.dst] = self.lists(data).unwrap_or_default();
-
-        let tail_len = request.tail_len();
-        if tail_len != 0 {
-            // It stands behind the rest on both sides; a buffer does not end within it. Cannot
-            // fail: it is part of the data.
-            let [src, dst] = self.addresses(data, engine_len).unwrap_or_default();
-            sqe.tail_src = dwords(src);
-            sqe.tail_dst = dwords(dst);
-            // CAST: Less than 16.
-            sqe.tail_src_len = tail_len as u8;
-            sqe.tail_dst_len = tail_len as u8;
-        }
-        sqe
+        self.request.sqe(lists, tail)
     }
 
     /// Sends the command and waits for its completion. When that has come the device is done with
@@ -490,8 +299,7 @@ impl<'a> Command<'a> {
 
     /// Returns whether a successful completion says that all data was processed.
     pub(crate) fn is_whole(&self, completion: &Completion) -> bool {
-        completion.len == self.request.engine_len()
-            && completion.tail_len == self.request.tail_len()
+        self.request.is_whole(completion)
     }
 
     /// Copies what the device did not write in place to the user's result at `dst`.

@@ -4,18 +4,12 @@
 //!
 //! Documentation/device.rst 5.
 
-use core::mem::{
-    offset_of,
-    size_of, //
-};
-
 use kernel::{
     prelude::*,
     sizes::SZ_4K,
     sync::Arc,
     uaccess::UserPtr, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::{
@@ -32,10 +26,18 @@ use crate::{
     },
     session::{
         Flow,
-        Report,
         Token, //
     },
-    sgl::dwords, //
+    wire,
+    wire::hsm::{
+        Sqe,
+        OPCODE_FLUSH_SESSION, //
+    }, //
+};
+
+pub(crate) use crate::wire::hsm::{
+    Completion,
+    Header, //
 };
 
 /// The HSM queues.
@@ -50,16 +52,15 @@ impl Class for Hsm {
     const SLOT_BYTES: usize = 4 * SZ_4K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 2]) -> u16 {
-        // CAST: Takes the bits that the field has.
-        (cqe[1] >> 32) as u16
+        wire::hsm::cid(cqe)
     }
 
     fn has_failed(cqe: &[u64; 2]) -> bool {
-        cqe[1] >> STATUS_SHIFT & STATUS != 0
+        wire::hsm::has_failed(cqe)
     }
 
     fn bytes_of(_: &Held) -> usize {
@@ -121,87 +122,8 @@ pub(crate) enum Held {
     ),
 }
 
-/// A submission queue entry (5.1). Addresses are not aligned to their size.
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    /// Opcode, command set and PSDT.
-    command: u16,
-    cid: u16,
-    src_len: u32,
-    src_prp1: [u32; 2],
-    src_prp2: [u32; 2],
-    dst_len: u32,
-    dst_prp1: [u32; 2],
-    dst_prp2: [u32; 2],
-    session_flags: u8,
-    reserved0: [u8; 3],
-    session_id: u16,
-    reserved1: [u8; 14],
-}
-static_assert!(size_of::<Sqe>() == 64);
-static_assert!(offset_of!(Sqe, dst_prp1) == 28);
-static_assert!(offset_of!(Sqe, session_flags) == 44);
-static_assert!(offset_of!(Sqe, session_id) == 48);
-
 /// Sessions that the device can have, numbered from 0 (5.7).
 pub(crate) const MAX_SESSIONS: u16 = 8;
-
-const OPCODE_FLUSH_SESSION: u16 = 1;
-
-/// Session flags, of either kind of entry.
-const SESSION_ID_VALID: u8 = 1 << 2;
-const APP_ID_VALID: u8 = 1 << 3;
-const SESSION_CLOSED: u8 = 1 << 4;
-
-/// The status in the last word of a completion queue entry (5.2).
-const STATUS_SHIFT: u32 = 49;
-const STATUS: u64 = 0x7ff;
-
-/// A completion queue entry (5.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    /// Bytes of the response, as the device says.
-    pub(crate) len: u16,
-    /// Status, 11 bits (5.8).
-    pub(crate) status: u16,
-    /// What became of the session.
-    pub(crate) report: Report,
-}
-
-impl From<&[u64; 2]> for Completion {
-    fn from(words: &[u64; 2]) -> Self {
-        // CAST: Each takes the bits that the field has.
-        let flags = (words[0] >> 16) as u8;
-        let id = (words[0] >> 32) as u16;
-        let app = (words[0] >> 48) as u8;
-        Self {
-            len: words[0] as u16,
-            status: (words[1] >> STATUS_SHIFT & STATUS) as u16,
-            report: Report {
-                flow: Flow::of(flags),
-                id: (flags & SESSION_ID_VALID != 0).then_some(id),
-                app: (flags & APP_ID_VALID != 0).then_some(app),
-                closed: flags & SESSION_CLOSED != 0,
-            },
-        }
-    }
-}
-
-/// What a HSM command says of itself, besides its request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Header {
-    pub(crate) opcode: u16,
-    /// Bytes of the request.
-    pub(crate) src_len: u32,
-    /// Room for the response in bytes.
-    pub(crate) dst_len: u32,
-    pub(crate) flow: Flow,
-    /// Session identifier, which is sent in any case.
-    pub(crate) id: u16,
-    /// Whether the session identifier is one.
-    pub(crate) id_valid: bool,
-}
 
 /// A HSM command that has a slot.
 pub(crate) struct Command<'a> {
@@ -240,34 +162,7 @@ impl<'a> Command<'a> {
         let request = self.owned.buffer().dma_address();
         // CAST: Widening.
         let response = request + Owned::<'_, Hsm>::RESPONSE as u64;
-        // CAST: Widening.
-        let second_page = |first: u64, len: u32| match len as usize {
-            ..=SZ_4K => [0; 2],
-            _ => dwords(first + SZ_4K as u64),
-        };
-        let src_prp1 = match header.src_len {
-            0 => [0; 2],
-            _ => dwords(request),
-        };
-
-        // CAST: The discriminants are those of the field.
-        let mut session_flags = header.flow as u8;
-        if header.id_valid {
-            session_flags |= SESSION_ID_VALID;
-        }
-        // The device writes to the first page of the response whatever `dst_len` is (5.4, 5.6).
-        let sqe = Sqe {
-            command: header.opcode.to_le(),
-            src_len: header.src_len.to_le(),
-            src_prp1,
-            src_prp2: second_page(request, header.src_len),
-            dst_len: header.dst_len.to_le(),
-            dst_prp1: dwords(response),
-            dst_prp2: second_page(response, header.dst_len),
-            session_flags,
-            session_id: header.id.to_le(),
-            ..Sqe::default()
-        };
+        let sqe = header.sqe(request, response);
 
         // Unless it says so the device may have written anything.
         self.owned.soil_response(SZ_4K);

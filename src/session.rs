@@ -30,77 +30,11 @@ use crate::{
     uapi, //
 };
 
-/// What a command means for the session of its descriptor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub(crate) enum Flow {
-    None = uapi::FLOW_NONE,
-    Open = uapi::FLOW_OPEN,
-    Close = uapi::FLOW_CLOSE,
-    InSession = uapi::FLOW_IN_SESSION,
-}
-
-impl Flow {
-    /// Returns the flow in the low bits of session flags.
-    pub(crate) fn of(flags: u8) -> Self {
-        match flags & uapi::FLOW_MASK {
-            uapi::FLOW_OPEN => Flow::Open,
-            uapi::FLOW_CLOSE => Flow::Close,
-            uapi::FLOW_IN_SESSION => Flow::InSession,
-            _ => Flow::None,
-        }
-    }
-}
-
-/// A session that the device gave to a descriptor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Session {
-    pub(crate) id: u16,
-    /// Short application identifier, for AES commands.
-    pub(crate) app: Option<u8>,
-}
-
-/// What a completed command says of sessions.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Report {
-    pub(crate) flow: Flow,
-    pub(crate) id: Option<u16>,
-    pub(crate) app: Option<u8>,
-    pub(crate) closed: bool,
-}
-
-impl Report {
-    /// Returns the session that a command has opened, if it has.
-    pub(crate) fn opened(&self, status: u16) -> Option<Session> {
-        match self {
-            Self {
-                flow: Flow::Open,
-                id: Some(id),
-                app,
-                ..
-            } if status == 0 => Some(Session { id: *id, app: *app }),
-            _ => None,
-        }
-    }
-
-    /// Returns whether a command has closed the session `id`.
-    pub(crate) fn has_closed(&self, id: u16) -> bool {
-        self.flow == Flow::Close && self.id == Some(id) && self.closed
-    }
-
-    /// Returns the session that a command should have closed but has not.
-    pub(crate) fn left_open(&self, status: u16) -> Option<u16> {
-        match self {
-            Self {
-                flow: Flow::Close,
-                id,
-                closed: false,
-                ..
-            } if status == 0 => *id,
-            _ => None,
-        }
-    }
-}
+pub(crate) use crate::wire::hsm::{
+    Flow,
+    Report,
+    Session, //
+};
 
 /// What a descriptor knows of its session; it may have one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

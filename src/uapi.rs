@@ -31,11 +31,7 @@ pub(crate) struct Hdr {
     flags: u32,
 }
 
-pub(crate) const FLOW_NONE: u8 = 0;
-pub(crate) const FLOW_OPEN: u8 = 1;
-pub(crate) const FLOW_CLOSE: u8 = 2;
-pub(crate) const FLOW_IN_SESSION: u8 = 3;
-pub(crate) const FLOW_MASK: u8 = 0x3;
+/// Behind the two bits of a [`Flow`](crate::session::Flow), which are those of the device.
 pub(crate) const SESSION_ID_VALID: u8 = 1 << 2;
 
 /// `struct azihsm_session`
