@@ -254,3 +254,246 @@ impl Sender<'_> {
         Ok(())
     }
 }
+
+// Documentation/device.rst 4.
+#[kunit_tests(azihsm_admin)]
+mod tests {
+    use super::*;
+    use crate::wire::by_hand::{
+        bytes,
+        words, //
+    };
+
+    const RING: u64 = 0x1122_3344_5566_7000;
+    const RING_BYTES: &[u8] = &[0x00, 0x70, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11];
+
+    #[test]
+    fn entries_are_laid_out_as_documented() {
+        let cases: [(Sqe, [u8; 64]); 11] = [
+            (
+                Sqe::identify().with_page(RING),
+                bytes(&[(0, &[0x06]), (24, RING_BYTES), (40, &[1, 0, 0, 0])]),
+            ),
+            (
+                Sqe::feature(Feature::HsmQueues),
+                bytes(&[(0, &[0x0a]), (40, &[0x07])]),
+            ),
+            (
+                Sqe::feature(Feature::AesQueues),
+                bytes(&[(0, &[0x0a]), (40, &[0xc1])]),
+            ),
+            (
+                Sqe::feature(Feature::Firmware),
+                bytes(&[(0, &[0x0a]), (40, &[0xc2])]),
+            ),
+            (
+                Sqe::create_cq(0x0181, 16, RING, Some(0x1f)),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[0x81, 0x01, 15, 0]),
+                    (44, &[0x03, 0, 0x1f, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_cq(1, 1024, RING, Some(0)),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[1, 0, 0xff, 0x03]),
+                    (44, &[0x03, 0, 0, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_cq(1, 2, RING, None),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[1, 0, 1, 0]),
+                    (44, &[0x01, 0, 0, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_sq(0x0102, 1024, RING),
+                bytes(&[
+                    (0, &[0x01]),
+                    (24, RING_BYTES),
+                    (40, &[0x02, 0x01, 0xff, 0x03]),
+                    (44, &[0x01, 0, 0x02, 0x01]),
+                ]),
+            ),
+            (
+                Sqe::delete_sq(0x0181),
+                bytes(&[(0, &[0x00]), (40, &[0x81, 0x01, 0, 0])]),
+            ),
+            (
+                Sqe::delete_cq(0x0181),
+                bytes(&[(0, &[0x04]), (40, &[0x81, 0x01, 0, 0])]),
+            ),
+            // The device refuses it; it must not become one of 65536.
+            (
+                Sqe::create_sq(1, 0, 0),
+                bytes(&[(0, &[0x01]), (40, &[1, 0, 0, 0]), (44, &[0x01, 0, 1, 0])]),
+            ),
+        ];
+        for (sqe, bytes) in &cases {
+            assert_eq!(sqe.as_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Admin::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 64] = bytes(&[(2, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        // What is reserved, or filled in by hardware, is all ones.
+        let cqe = |status: [u8; 2]| {
+            words(&[
+                (0, &[0x78, 0x56, 0x34, 0x12]),
+                (4, &[0xff; 8]),
+                (12, &[0xef, 0xbe]),
+                (14, &status),
+            ])
+        };
+        let cases = [
+            ([0x00, 0x00], 0x0000),
+            ([0x01, 0x00], 0x0000),
+            ([0x02, 0x00], 0x0001),
+            ([0x05, 0x80], 0x4002),
+            ([0x0e, 0x80], 0x4007),
+            ([0xff, 0xff], 0x7fff),
+        ];
+        for (bytes, status) in cases {
+            let cqe = cqe(bytes);
+            let completion = Completion {
+                dw0: 0x1234_5678,
+                cid: 0xbeef,
+                status,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Admin::cid(&cqe), 0xbeef);
+        }
+    }
+
+    #[test]
+    fn a_queue_count_is_the_smaller_half_plus_1() {
+        let cases = [
+            (0x0000_0000, 65, 1),
+            (0x0003_0003, 65, 4),
+            (0x0040_0001, 65, 2),
+            (0x0001_0040, 65, 2),
+            (0x0040_0040, 65, 65),
+            (0x0041_0041, 65, 65),
+            (0x0081_0081, 130, 130),
+            (0xfffe_fffe, 130, 130),
+            (0xffff_ffff, 65, 0),
+            (0xffff_0003, 65, 0),
+            (0x0003_ffff, 65, 0),
+        ];
+        for (dw0, most, count) in cases {
+            assert_eq!(queue_count(dw0, most), count);
+        }
+    }
+
+    /// The identify page of 4.4, of the controller with the given bytes.
+    fn page(controller: [u8; 2]) -> [u8; IDENTIFY_LEN] {
+        bytes(&[
+            (0, &[0x14, 0x14, 0x14, 0x14]),
+            (4, &[0x53; 32]),
+            (36, &[0x46; 32]),
+            (72, &[13]),
+            (74, &controller),
+            (77, &[0x66, 0x44]),
+            (80, &[2]),
+            (82, &[13, 0x77, 0x66]),
+            (86, &[4]),
+            (96, &[0x00, 0x04, 0x01, 0x00, 1]),
+        ])
+    }
+
+    #[test]
+    fn the_identify_page_is_read_as_documented() {
+        let mut page = page([0x40, 0]);
+        // The first and the last byte of either string.
+        for (offset, byte) in [(4, 1), (35, 2), (36, 3), (67, 4)] {
+            if let Some(to) = page.get_mut(offset) {
+                *to = byte;
+            }
+        }
+        let mut serial = [0x53; 32];
+        (serial[0], serial[31]) = (1, 2);
+        let mut firmware = [0x46; 32];
+        (firmware[0], firmware[31]) = (3, 4);
+        let identify = Identify {
+            controller: 64,
+            serial,
+            firmware,
+        };
+        assert_eq!(Identify::parse(&page), Ok(identify));
+    }
+
+    #[test]
+    fn a_controller_has_an_identifier_up_to_64() {
+        let cases = [
+            ([0, 0], Some(0)),
+            ([1, 0], Some(1)),
+            ([64, 0], Some(64)),
+            ([65, 0], None),
+            ([0, 1], None),
+            ([0xff, 0xff], None),
+        ];
+        for (bytes, controller) in cases {
+            let identify = Identify::parse(&page(bytes)).ok();
+            assert_eq!(identify.map(|identify| identify.controller), controller);
+        }
+    }
+
+    #[test]
+    fn entries_of_another_size_are_refused() {
+        for (offset, size) in [(77, 6), (78, 4), (83, 7), (84, 6)] {
+            for byte in 0..=u8::MAX {
+                let mut page = page([0, 0]);
+                if let Some(to) = page.get_mut(offset) {
+                    *to = byte;
+                }
+                // The high nibble is the smallest size, which may be any.
+                assert_eq!(Identify::parse(&page).is_ok(), byte % 16 == size);
+            }
+        }
+    }
+
+    #[test]
+    fn failures_have_an_error() {
+        let cases = [
+            (Failure::Status(0x4007), EIO),
+            (Failure::Nonsense(""), EIO),
+            (Failure::Lost(Lost::Busy), ETIMEDOUT),
+            (Failure::Lost(Lost::TimedOut), ETIMEDOUT),
+            (Failure::Lost(Lost::Deserted), ETIMEDOUT),
+            (Failure::Lost(Lost::Interrupted), EINTR),
+            (Failure::Lost(Lost::Killed), EINTR),
+            (Failure::Lost(Lost::Refused), ENODEV),
+            (Failure::Lost(Lost::Halted), ENODEV),
+        ];
+        for (failure, error) in cases {
+            assert_eq!(Error::from(failure), error);
+            assert!(!failure.is_no_groups());
+        }
+        assert!(Failure::Status(0x4002).is_no_groups());
+        assert!(!Failure::Status(0x0002).is_no_groups());
+    }
+
+    #[test]
+    fn the_queue_is_that_of_the_documentation() {
+        assert_eq!(ENTRIES, 16);
+        assert_eq!(IDENTIFY_LEN, 102);
+        assert_eq!(FIRMWARE_GCM_UNALIGNED, 1);
+        // A page for the identify page, on its own.
+        assert!(Admin::SLOT_BYTES / 2 >= 4096);
+    }
+}

@@ -318,3 +318,310 @@ impl<'a> Command<'a> {
             .copy_to_user(Self::RESPONSE, dst, self.bounced_len())
     }
 }
+
+// Documentation/device.rst 6.
+#[kunit_tests(azihsm_aes)]
+mod tests {
+    use super::*;
+    use crate::wire::by_hand::{
+        bytes,
+        words, //
+    };
+
+    const GCM: Cipher = Cipher::Gcm {
+        key: 0x0403_0201,
+        tag: [0x77; 16],
+        iv: [0x69; 12],
+        aad_len: 0x21,
+        aad_padded_len: 0x40,
+        tail: true,
+    };
+
+    const GCM_WITHOUT_TAIL: Cipher = Cipher::Gcm {
+        key: 0x0403_0201,
+        tag: [0x77; 16],
+        iv: [0x69; 12],
+        aad_len: 0x21,
+        aad_padded_len: 0x40,
+        tail: false,
+    };
+
+    const XTS: Cipher = Cipher::Xts {
+        data_key: 0x0403_0201,
+        tweak_key: 0x0807_0605,
+        tweak: [0x74; 16],
+        data_unit: 2,
+    };
+
+    fn request(cipher: Cipher, decrypt: bool, len: u32) -> Request {
+        Request {
+            decrypt,
+            caller: Caller {
+                session: 0x0205,
+                app: 0x0a,
+            },
+            cipher,
+            len,
+        }
+    }
+
+    const LIST_BYTES: [&[u8]; 2] = [
+        &[
+            0x00, 0x30, 0x22, 0x11, 0x44, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x30,
+        ],
+        &[
+            0x00, 0x70, 0x66, 0x55, 0x88, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0x30,
+        ],
+    ];
+
+    fn lists() -> [Sgl; 2] {
+        [
+            Sgl::segment(0x44_1122_3000, 1),
+            Sgl::segment(0x88_5566_7000, 2),
+        ]
+    }
+
+    const TAIL: [u64; 2] = [0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
+
+    #[test]
+    fn gcm_entries_are_laid_out_as_documented() {
+        let common: [(usize, &[u8]); 7] = [
+            (8, &[0x05, 0x02, 0x0a]),
+            (28, LIST_BYTES[0]),
+            (48, LIST_BYTES[1]),
+            (64, &[1]),
+            (68, &[0x01, 0x02, 0x03, 0x04, 0x21, 0, 0, 0]),
+            (76, &[0x77; 16]),
+            (92, &[0x69; 12]),
+        ];
+        let with = |fields: &[(usize, &[u8])]| -> [u8; 128] {
+            let mut all: [u8; 128] = bytes(&common);
+            for (to, from) in all.iter_mut().zip(bytes::<128>(fields)) {
+                *to |= from;
+            }
+            all
+        };
+        let cases: [(Request, [u8; 128]); 4] = [
+            // Encryption, with a tail of 5 bytes.
+            (
+                request(GCM, false, 0x1015),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0, 5, 5]),
+                    (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+                    (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+                ]),
+            ),
+            // Decryption of the same.
+            (
+                request(GCM, true, 0x1015),
+                with(&[
+                    (4, &[0x2d, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0, 5, 5]),
+                    (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+                    (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+                ]),
+            ),
+            // Nothing is left for a tail.
+            (
+                request(GCM, false, 0x1010),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0]),
+                ]),
+            ),
+            // The device cannot do tails, or was not asked to.
+            (
+                request(GCM_WITHOUT_TAIL, false, 0x1015),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x15, 0x10, 0, 0]),
+                    (44, &[0x15, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0]),
+                ]),
+            ),
+        ];
+        for (request, bytes) in &cases {
+            assert_eq!(request.sqe(lists(), TAIL).as_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn only_a_tail_leaves_lengths_and_lists_0() {
+        let sqe = request(GCM, false, 15).sqe([Sgl::default(); 2], TAIL);
+        let expected: [u8; 128] = bytes(&[
+            (4, &[0x2c, 0x00]),
+            (8, &[0x05, 0x02, 0x0a]),
+            (64, &[1]),
+            (68, &[0x01, 0x02, 0x03, 0x04, 0x21, 0, 0, 0]),
+            (76, &[0x77; 16]),
+            (92, &[0x69; 12]),
+            (104, &[0x40, 0, 0, 0, 15, 15]),
+            (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+            (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+        ]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn xts_entries_are_laid_out_as_documented() -> Result {
+        let cases: [(u16, bool, [u8; 2]); 6] = [
+            (0, false, [0x2c, 0x01]),
+            (0, true, [0x2d, 0x01]),
+            (1, false, [0x2c, 0x41]),
+            (2, false, [0x2c, 0x81]),
+            (3, false, [0x2c, 0xc1]),
+            (3, true, [0x2d, 0xc1]),
+        ];
+        for (unit, decrypt, attributes) in cases {
+            let Cipher::Xts {
+                data_key,
+                tweak_key,
+                tweak,
+                ..
+            } = XTS
+            else {
+                return Err(EINVAL);
+            };
+            let cipher = Cipher::Xts {
+                data_key,
+                tweak_key,
+                tweak,
+                data_unit: unit,
+            };
+            let sqe = request(cipher, decrypt, 0x0102_0300).sqe(lists(), TAIL);
+            let expected: [u8; 128] = bytes(&[
+                (4, &attributes),
+                (8, &[0x05, 0x02, 0x0a]),
+                (24, &[0x00, 0x03, 0x02, 0x01]),
+                (28, LIST_BYTES[0]),
+                (44, &[0x00, 0x03, 0x02, 0x01]),
+                (48, LIST_BYTES[1]),
+                (64, &[1]),
+                (68, &[0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08]),
+                (76, &[0x74; 16]),
+            ]);
+            assert_eq!(sqe.as_bytes(), expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Aes::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 128] = bytes(&[(6, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn the_tail_is_what_does_not_fill_a_block() {
+        let cases = [
+            (GCM, 1, 0, 1),
+            (GCM, 15, 0, 15),
+            (GCM, 16, 16, 0),
+            (GCM, 17, 16, 1),
+            (GCM, 0x00ff_ffff, 0x00ff_fff0, 15),
+            (GCM, 16 << 20, 16 << 20, 0),
+            (GCM_WITHOUT_TAIL, 17, 17, 0),
+            (XTS, 17, 17, 0),
+        ];
+        for (cipher, len, engine, tail) in cases {
+            let request = request(cipher, false, len);
+            assert_eq!(request.engine_len(), engine);
+            assert_eq!(request.tail_len(), tail);
+        }
+    }
+
+    #[test]
+    fn all_must_have_been_processed() {
+        let cases = [
+            (GCM, 0x1015, 0x1010, 5, true),
+            (GCM, 0x1015, 0x1015, 5, false),
+            (GCM, 0x1015, 0x1010, 0, false),
+            (GCM, 0x1015, 0x1010, 6, false),
+            (GCM, 0x1015, 0x1000, 5, false),
+            (GCM, 0x1015, 0x1020, 5, false),
+            (GCM, 0x1010, 0x1010, 0, true),
+            (GCM_WITHOUT_TAIL, 0x1015, 0x1015, 0, true),
+            (XTS, 0x1010, 0x1010, 0, true),
+            (XTS, 0x1010, 0, 0, false),
+        ];
+        for (cipher, len, engine, tail, whole) in cases {
+            let completion = Completion {
+                tag: [0; 16],
+                iv: [0; 12],
+                tail_len: tail,
+                fips_approved: false,
+                len: engine,
+                error: 0,
+                status: 0,
+            };
+            assert_eq!(request(cipher, false, len).is_whole(&completion), whole);
+        }
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        // The service indicator, error and status; what is made of them.
+        let cases: [([u8; 4], [u8; 4], bool, u16, u16); 7] = [
+            ([0, 0, 0, 0], [0, 0, 0x01, 0x00], false, 0, 0),
+            ([1, 0, 0, 0], [0, 0, 0x00, 0x00], true, 0, 0),
+            ([0, 0, 0, 0x80], [0, 0, 0x00, 0x00], true, 0, 0),
+            ([0, 0, 0, 0], [0x2a, 0, 0x04, 0x00], false, 0x2a, 2),
+            ([0, 0, 0, 0], [0x34, 0x12, 0x0f, 0x00], false, 0x1234, 7),
+            ([0, 0, 0, 0], [0, 0, 0xff, 0xff], false, 0, 0x7fff),
+            (
+                [0, 0, 0, 0],
+                [0xff, 0xff, 0x00, 0x80],
+                false,
+                0xffff,
+                0x4000,
+            ),
+        ];
+        let tag: [u8; 16] = core::array::from_fn(|index| 0x10 + index as u8);
+        let iv: [u8; 12] = core::array::from_fn(|index| 0x30 + index as u8);
+        for (indicator, end, fips_approved, error, status) in &cases {
+            // What is reserved, or filled in by hardware, is all ones.
+            let cqe = words(&[
+                (0, &[0xff, 0xff]),
+                (2, &[0xef, 0xbe]),
+                (4, &tag),
+                (20, &iv),
+                (32, &[0xff; 12]),
+                (44, &[0x0f, 0x02, 0x01, 0x03]),
+                (48, indicator),
+                (52, &[0x04, 0x03, 0x02, 0x01]),
+                (56, &[0xff; 4]),
+                (60, end),
+            ]);
+            let completion = Completion {
+                tag,
+                iv,
+                tail_len: 0x0301_020f,
+                fips_approved: *fips_approved,
+                len: 0x0102_0304,
+                error: *error,
+                status: *status,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Aes::cid(&cqe), 0xbeef);
+        }
+    }
+
+    #[test]
+    fn the_slot_holds_what_is_documented() {
+        // abi.rst 5.2: data of more than 12 KiB takes another way.
+        assert_eq!(MAX_BOUNCED, 12 << 10);
+        assert_eq!(STATUS_QUEUE_DELETED, 7);
+        // A list that begins behind the data does not cross a page.
+        assert_eq!(MAX_BOUNCED % 4096, 0);
+        assert!(MAX_BOUNCED + MAX_BUFFERS * 16 <= Aes::SLOT_BYTES / 2);
+    }
+}

@@ -215,3 +215,239 @@ impl<'a> Command<'a> {
             .copy_to_user(Owned::<'_, Hsm>::RESPONSE, to, len)
     }
 }
+
+// Documentation/device.rst 5.
+#[kunit_tests(azihsm_hsm)]
+mod tests {
+    use super::*;
+    use crate::{
+        session::Report,
+        wire::by_hand::{
+            bytes,
+            words, //
+        },
+    };
+
+    const REQUEST: u64 = 0x0000_0012_3456_7000;
+    const RESPONSE: u64 = REQUEST + 0x2000;
+
+    const HEADER: Header = Header {
+        opcode: 0,
+        src_len: 0x0e00,
+        dst_len: 0x1000,
+        flow: Flow::None,
+        id: 0,
+        id_valid: false,
+    };
+
+    // Lengths and addresses of a command with one page for each direction.
+    const SRC: (usize, &[u8]) = (
+        4,
+        &[0x00, 0x0e, 0, 0, 0x00, 0x70, 0x56, 0x34, 0x12, 0, 0, 0],
+    );
+    const DST: (usize, &[u8]) = (
+        24,
+        &[0x00, 0x10, 0, 0, 0x00, 0x90, 0x56, 0x34, 0x12, 0, 0, 0],
+    );
+
+    #[test]
+    fn entries_are_laid_out_as_documented() {
+        let cases: [(Header, [u8; 64]); 8] = [
+            (HEADER, bytes(&[SRC, DST])),
+            (
+                Header {
+                    opcode: 2,
+                    ..HEADER
+                },
+                bytes(&[(0, &[2]), SRC, DST]),
+            ),
+            (
+                Header {
+                    flow: Flow::Open,
+                    id: 0x0102,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x01]), (48, &[0x02, 0x01])]),
+            ),
+            (
+                Header {
+                    flow: Flow::Close,
+                    id: 7,
+                    id_valid: true,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x06]), (48, &[7])]),
+            ),
+            (
+                Header {
+                    flow: Flow::InSession,
+                    id: 7,
+                    id_valid: true,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x07]), (48, &[7])]),
+            ),
+            // As much as two pages hold, each way.
+            (
+                Header {
+                    src_len: 8192,
+                    dst_len: 8192,
+                    ..HEADER
+                },
+                bytes(&[
+                    (4, &[0, 0x20, 0, 0]),
+                    (8, &[0x00, 0x70, 0x56, 0x34, 0x12]),
+                    (16, &[0x00, 0x80, 0x56, 0x34, 0x12]),
+                    (24, &[0, 0x20, 0, 0]),
+                    (28, &[0x00, 0x90, 0x56, 0x34, 0x12]),
+                    (36, &[0x00, 0xa0, 0x56, 0x34, 0x12]),
+                ]),
+            ),
+            // The second page begins with byte 4096.
+            (
+                Header {
+                    src_len: 4096,
+                    dst_len: 4097,
+                    ..HEADER
+                },
+                bytes(&[
+                    (4, &[0, 0x10, 0, 0]),
+                    (8, &[0x00, 0x70, 0x56, 0x34, 0x12]),
+                    (24, &[0x01, 0x10, 0, 0]),
+                    (28, &[0x00, 0x90, 0x56, 0x34, 0x12]),
+                    (36, &[0x00, 0xa0, 0x56, 0x34, 0x12]),
+                ]),
+            ),
+            // A response may come whatever room there is (5.4, 5.6).
+            (
+                Header {
+                    src_len: 0,
+                    dst_len: 0,
+                    ..HEADER
+                },
+                bytes(&[(28, &[0x00, 0x90, 0x56, 0x34, 0x12])]),
+            ),
+        ];
+        for (header, bytes) in &cases {
+            assert_eq!(header.sqe(REQUEST, RESPONSE).as_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn addresses_have_64_bits() {
+        let sqe = HEADER.sqe(0xffee_ddcc_bbaa_9000, 0x8877_6655_4433_2000);
+        let expected: [u8; 64] = bytes(&[
+            (4, &[0x00, 0x0e]),
+            (8, &[0x00, 0x90, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]),
+            (24, &[0x00, 0x10]),
+            (28, &[0x00, 0x20, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]),
+        ]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Hsm::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 64] = bytes(&[(2, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        const NONE: Report = Report {
+            flow: Flow::None,
+            id: None,
+            app: None,
+            closed: false,
+        };
+        // Flags, session, application, status; what is made of them.
+        let cases: [(u8, [u8; 2], u8, [u8; 2], u16, Report); 10] = [
+            (0x00, [0, 0], 0, [0, 0], 0, NONE),
+            // A new session.
+            (
+                0x0d,
+                [3, 0],
+                9,
+                [0x01, 0],
+                0,
+                Report {
+                    flow: Flow::Open,
+                    id: Some(3),
+                    app: Some(9),
+                    ..NONE
+                },
+            ),
+            (
+                0x05,
+                [0x34, 0x12],
+                9,
+                [0x01, 0],
+                0,
+                Report {
+                    flow: Flow::Open,
+                    id: Some(0x1234),
+                    ..NONE
+                },
+            ),
+            (
+                0x16,
+                [3, 0],
+                0,
+                [0, 0],
+                0,
+                Report {
+                    flow: Flow::Close,
+                    id: Some(3),
+                    closed: true,
+                    ..NONE
+                },
+            ),
+            (
+                0x03,
+                [3, 0],
+                9,
+                [0, 0],
+                0,
+                Report {
+                    flow: Flow::InSession,
+                    ..NONE
+                },
+            ),
+            // Bits that say nothing.
+            (0xe0, [3, 0], 9, [0, 0], 0, NONE),
+            // Phase and status.
+            (0x00, [0, 0], 0, [0x82, 0x01], 0xc1, NONE),
+            (0x00, [0, 0], 0, [0x83, 0x01], 0xc1, NONE),
+            (0x00, [0, 0], 0, [0x02, 0x00], 0x01, NONE),
+            // [15:12] are not part of it.
+            (0x00, [0, 0], 0, [0xff, 0xff], 0x7ff, NONE),
+        ];
+        for (flags, id, app, status_bytes, status, report) in &cases {
+            // What is reserved, or filled in by hardware, is all ones.
+            let cqe = words(&[
+                (0, &[0x00, 0x0e, *flags, 0xff]),
+                (4, id),
+                (6, &[*app, 0xff]),
+                (8, &[0xff; 4]),
+                (12, &[0xef, 0xbe]),
+                (14, status_bytes),
+            ]);
+            let completion = Completion {
+                len: 0x0e00,
+                status: *status,
+                report: *report,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Hsm::cid(&cqe), 0xbeef);
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_documentation() {
+        assert_eq!(MAX_SESSIONS, 8);
+        assert_eq!(OPCODE_FLUSH_SESSION, 1);
+        // Two pages each way (abi.rst 6).
+        assert_eq!(Hsm::SLOT_BYTES / 2, 8192);
+    }
+}
