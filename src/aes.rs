@@ -44,15 +44,13 @@ use crate::{
         Sgl, //
     },
     wire,
-    wire::aes::{
-        Completion,
-        Sqe, //
-    },
+    wire::aes::Sqe, //
 };
 
 pub(crate) use crate::wire::aes::{
     Caller,
     Cipher,
+    Completion,
     Request, //
 };
 
