@@ -377,6 +377,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Admin::cid(&cqe), 0xbeef);
+            assert_eq!(Admin::has_failed(&cqe), status != 0);
         }
     }
 

@@ -610,6 +610,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Aes::cid(&cqe), 0xbeef);
+            assert_eq!(Aes::has_failed(&cqe), *status != 0);
         }
     }
 

@@ -440,6 +440,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Hsm::cid(&cqe), 0xbeef);
+            assert_eq!(Hsm::has_failed(&cqe), *status != 0);
         }
     }
 

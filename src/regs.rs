@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn doorbells_take_an_index_and_no_more() {
         assert_eq!(SQ_TAIL::from_raw(0x0123).into_raw(), 0x0123);
-        assert_eq!(u16::from(CQ_HEAD::from_raw(0xc000_03ff).index()), 0x03ff);
+        assert_eq!(u16::from(CQ_HEAD::from_raw(0xc000_ffff).index()), 0xffff);
     }
 
     #[test]
