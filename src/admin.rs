@@ -10,7 +10,6 @@ use kernel::{
     sync::Arc,
     time::Delta, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::Orphans,
@@ -21,8 +20,17 @@ use crate::{
         Pool,
         QueuePair, //
     },
-    regs::Doorbells, //
+    regs::Doorbells,
+    wire::admin::{
+        queue_count,
+        Completion,
+        Feature,
+        Sqe,
+        IDENTIFY_LEN, //
+    },
 };
+
+pub(crate) use crate::wire::admin::Identify;
 
 /// How long an admin command may take (4.13).
 pub(crate) const TIMEOUT: Delta = Delta::from_secs(30);
@@ -42,7 +50,7 @@ impl Class for Admin {
     const SLOT_BYTES: usize = 2 * SZ_4K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 2]) -> u16 {
@@ -58,67 +66,6 @@ impl Class for Admin {
     }
 
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 2]>, (): ()) {}
-}
-
-/// A submission queue entry (4.1).
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    opcode: u8,
-    flags: u8,
-    cid: u16,
-    reserved: [u32; 5],
-    prp1: u64,
-    prp2: u64,
-    dw10: u32,
-    dw11: u32,
-    dw12: [u32; 4],
-}
-static_assert!(size_of::<Sqe>() == 64);
-static_assert!(core::mem::offset_of!(Sqe, prp1) == 24);
-static_assert!(core::mem::offset_of!(Sqe, dw10) == 40);
-
-/// A completion queue entry (4.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    /// Result of the command.
-    pub(crate) dw0: u32,
-    /// Command identifier.
-    pub(crate) cid: u16,
-    /// Status, 15 bits (4.3).
-    pub(crate) status: u16,
-}
-
-impl From<&[u64; 2]> for Completion {
-    fn from(words: &[u64; 2]) -> Self {
-        // CAST: Each takes the bits that the field has.
-        Self {
-            dw0: words[0] as u32,
-            cid: (words[1] >> 32) as u16,
-            status: (words[1] >> 49) as u16,
-        }
-    }
-}
-
-/// Opcodes (4.4 to 4.9).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-enum Opcode {
-    DeleteSq = 0x00,
-    CreateSq = 0x01,
-    DeleteCq = 0x04,
-    CreateCq = 0x05,
-    Identify = 0x06,
-    GetFeatures = 0x0a,
-}
-
-/// Features (4.9).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u32)]
-enum Feature {
-    HsmQueues = 0x07,
-    AesQueues = 0xc1,
-    Firmware = 0xc2,
 }
 
 /// Bit of the firmware feature: AES-GCM of text that is not a multiple of 16 bytes (6.6.2).
@@ -170,63 +117,6 @@ impl kernel::fmt::Display for Failure {
     }
 }
 
-/// Bytes of the identify page (4.4).
-pub(crate) const IDENTIFY_LEN: usize = 102;
-
-/// The identify page, as far as it is of interest (4.4).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Identify {
-    /// Controller identifier: 0 is the physical function, n + 1 the virtual function n.
-    pub(crate) controller: u16,
-    /// Serial number, any bytes.
-    pub(crate) serial: [u8; 32],
-    /// Firmware revision, any bytes.
-    pub(crate) firmware: [u8; 32],
-}
-
-impl Identify {
-    /// Parses an identify page.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it.
-    fn parse(page: &[u8; IDENTIFY_LEN]) -> Result<Self, &'static str> {
-        const SERIAL: usize = 4;
-        const FIRMWARE: usize = 36;
-        const CONTROLLER: usize = 74;
-        // Offset and log2 of the size that the driver uses, which the low nibble must be.
-        const ENTRY_SIZES: [(usize, u8, &str); 4] = [
-            (77, 6, "HSM SQE size is not 64 bytes"),
-            (78, 4, "HSM CQE size is not 16 bytes"),
-            (83, 7, "AES SQE size is not 128 bytes"),
-            (84, 6, "AES CQE size is not 64 bytes"),
-        ];
-        const MAX_CONTROLLER: u16 = 64;
-
-        for (offset, log2, what) in ENTRY_SIZES {
-            if page[offset] & 0xf != log2 {
-                return Err(what);
-            }
-        }
-        let controller = u16::from_le_bytes([page[CONTROLLER], page[CONTROLLER + 1]]);
-        if controller > MAX_CONTROLLER {
-            return Err("controller identifier is above 64");
-        }
-        let mut this = Self {
-            controller,
-            serial: [0; 32],
-            firmware: [0; 32],
-        };
-        for (to, from) in this.serial.iter_mut().zip(&page[SERIAL..]) {
-            *to = *from;
-        }
-        for (to, from) in this.firmware.iter_mut().zip(&page[FIRMWARE..]) {
-            *to = *from;
-        }
-        Ok(this)
-    }
-}
-
 /// Sends admin commands.
 pub(crate) struct Sender<'a> {
     pub(crate) pool: &'a Pool<Admin>,
@@ -249,7 +139,7 @@ impl Sender<'_> {
         if page.is_some() {
             // CAST: Widening.
             let address = owned.buffer().dma_address() + SZ_4K as u64;
-            sqe.prp1 = address.to_le();
+            sqe = sqe.with_page(address);
         }
         let (owned, cqe, ()) = owned.run(sqe, (), self.patience).map_err(Failure::Lost)?;
         let completion = Completion::from(&cqe);
@@ -272,22 +162,12 @@ impl Sender<'_> {
     /// See [`Failure`].
     pub(crate) fn identify(&self) -> Result<Identify, Failure> {
         let mut page = [0; IDENTIFY_LEN];
-        let sqe = Sqe {
-            opcode: Opcode::Identify as u8,
-            dw10: 1u32.to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, Some(&mut page))?;
+        self.send(Sqe::identify(), Some(&mut page))?;
         Identify::parse(&page).map_err(Failure::Nonsense)
     }
 
     fn feature(&self, feature: Feature) -> Result<u32, Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::GetFeatures as u8,
-            dw10: (feature as u32).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)
+        self.send(Sqe::feature(feature), None)
     }
 
     /// Returns how many HSM queue pairs the function may have, at most `most`.
@@ -336,32 +216,18 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn create_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        const INTERRUPTS: u32 = 1 << 1;
-
-        let interrupts = match queue.vector() {
-            Some(vector) => INTERRUPTS | u32::from(vector) << 16,
-            None => 0,
-        };
-        let sqe = Sqe {
-            opcode: Opcode::CreateCq as u8,
-            prp1: queue.cq_address().to_le(),
-            dw10: id_and_size(queue).to_le(),
-            dw11: (interrupts | PHYSICALLY_CONTIGUOUS).to_le(),
-            ..Sqe::default()
-        };
+        let sqe = Sqe::create_cq(
+            queue.id().get(),
+            queue.size(),
+            queue.cq_address(),
+            queue.vector(),
+        );
         self.send(sqe, None)?;
         Ok(())
     }
 
     fn create_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let id = u32::from(queue.id().get());
-        let sqe = Sqe {
-            opcode: Opcode::CreateSq as u8,
-            prp1: queue.sq_address().to_le(),
-            dw10: id_and_size(queue).to_le(),
-            dw11: (id << 16 | PHYSICALLY_CONTIGUOUS).to_le(),
-            ..Sqe::default()
-        };
+        let sqe = Sqe::create_sq(queue.id().get(), queue.size(), queue.sq_address());
         self.send(sqe, None)?;
         Ok(())
     }
@@ -373,12 +239,7 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn delete_sq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::DeleteSq as u8,
-            dw10: u32::from(queue.id().get()).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)?;
+        self.send(Sqe::delete_sq(queue.id().get()), None)?;
         Ok(())
     }
 
@@ -389,30 +250,251 @@ impl Sender<'_> {
     ///
     /// See [`Failure`].
     pub(crate) fn delete_cq<C: Class>(&self, queue: &QueuePair<C>) -> Result<(), Failure> {
-        let sqe = Sqe {
-            opcode: Opcode::DeleteCq as u8,
-            dw10: u32::from(queue.id().get()).to_le(),
-            ..Sqe::default()
-        };
-        self.send(sqe, None)?;
+        self.send(Sqe::delete_cq(queue.id().get()), None)?;
         Ok(())
     }
 }
 
-/// Queues are not scattered (4.5, 4.6).
-const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
+// Documentation/device.rst 4.
+#[kunit_tests(azihsm_admin)]
+mod tests {
+    use super::*;
+    use crate::wire::by_hand::{
+        bytes,
+        words, //
+    };
 
-/// Encodes the number of a queue, and its last entry (4.5, 4.6).
-fn id_and_size<C: Class>(queue: &QueuePair<C>) -> u32 {
-    let last = u32::from(queue.size().saturating_sub(1));
+    const RING: u64 = 0x1122_3344_5566_7000;
+    const RING_BYTES: &[u8] = &[0x00, 0x70, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11];
 
-    last << 16 | u32::from(queue.id().get())
-}
+    #[test]
+    fn entries_are_laid_out_as_documented() {
+        let cases: [(Sqe, [u8; 64]); 11] = [
+            (
+                Sqe::identify().with_page(RING),
+                bytes(&[(0, &[0x06]), (24, RING_BYTES), (40, &[1, 0, 0, 0])]),
+            ),
+            (
+                Sqe::feature(Feature::HsmQueues),
+                bytes(&[(0, &[0x0a]), (40, &[0x07])]),
+            ),
+            (
+                Sqe::feature(Feature::AesQueues),
+                bytes(&[(0, &[0x0a]), (40, &[0xc1])]),
+            ),
+            (
+                Sqe::feature(Feature::Firmware),
+                bytes(&[(0, &[0x0a]), (40, &[0xc2])]),
+            ),
+            (
+                Sqe::create_cq(0x0181, 16, RING, Some(0x1f)),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[0x81, 0x01, 15, 0]),
+                    (44, &[0x03, 0, 0x1f, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_cq(1, 1024, RING, Some(0)),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[1, 0, 0xff, 0x03]),
+                    (44, &[0x03, 0, 0, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_cq(1, 2, RING, None),
+                bytes(&[
+                    (0, &[0x05]),
+                    (24, RING_BYTES),
+                    (40, &[1, 0, 1, 0]),
+                    (44, &[0x01, 0, 0, 0]),
+                ]),
+            ),
+            (
+                Sqe::create_sq(0x0102, 1024, RING),
+                bytes(&[
+                    (0, &[0x01]),
+                    (24, RING_BYTES),
+                    (40, &[0x02, 0x01, 0xff, 0x03]),
+                    (44, &[0x01, 0, 0x02, 0x01]),
+                ]),
+            ),
+            (
+                Sqe::delete_sq(0x0181),
+                bytes(&[(0, &[0x00]), (40, &[0x81, 0x01, 0, 0])]),
+            ),
+            (
+                Sqe::delete_cq(0x0181),
+                bytes(&[(0, &[0x04]), (40, &[0x81, 0x01, 0, 0])]),
+            ),
+            // The device refuses it; it must not become one of 65536.
+            (
+                Sqe::create_sq(1, 0, 0),
+                bytes(&[(0, &[0x01]), (40, &[1, 0, 0, 0]), (44, &[0x01, 0, 1, 0])]),
+            ),
+        ];
+        for (sqe, bytes) in &cases {
+            assert_eq!(sqe.as_bytes(), bytes);
+        }
+    }
 
-/// Decodes the result of a queue count feature (4.9): both counts are less one, in 16 bits, so that
-/// all ones are none.
-fn queue_count(dw0: u32, most: u16) -> u16 {
-    // CAST: Each takes the bits that the field has.
-    let (sqs, cqs) = (dw0 as u16, (dw0 >> 16) as u16);
-    sqs.wrapping_add(1).min(cqs.wrapping_add(1)).min(most)
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Admin::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 64] = bytes(&[(2, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        // What is reserved, or filled in by hardware, is all ones.
+        let cqe = |status: [u8; 2]| {
+            words(&[
+                (0, &[0x78, 0x56, 0x34, 0x12]),
+                (4, &[0xff; 8]),
+                (12, &[0xef, 0xbe]),
+                (14, &status),
+            ])
+        };
+        let cases = [
+            ([0x00, 0x00], 0x0000),
+            ([0x01, 0x00], 0x0000),
+            ([0x02, 0x00], 0x0001),
+            ([0x05, 0x80], 0x4002),
+            ([0x0e, 0x80], 0x4007),
+            ([0xff, 0xff], 0x7fff),
+        ];
+        for (bytes, status) in cases {
+            let cqe = cqe(bytes);
+            let completion = Completion {
+                dw0: 0x1234_5678,
+                cid: 0xbeef,
+                status,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Admin::cid(&cqe), 0xbeef);
+            assert_eq!(Admin::has_failed(&cqe), status != 0);
+        }
+    }
+
+    #[test]
+    fn a_queue_count_is_the_smaller_half_plus_1() {
+        let cases = [
+            (0x0000_0000, 65, 1),
+            (0x0003_0003, 65, 4),
+            (0x0040_0001, 65, 2),
+            (0x0001_0040, 65, 2),
+            (0x0040_0040, 65, 65),
+            (0x0041_0041, 65, 65),
+            (0x0081_0081, 130, 130),
+            (0xfffe_fffe, 130, 130),
+            (0xffff_ffff, 65, 0),
+            (0xffff_0003, 65, 0),
+            (0x0003_ffff, 65, 0),
+        ];
+        for (dw0, most, count) in cases {
+            assert_eq!(queue_count(dw0, most), count);
+        }
+    }
+
+    /// The identify page of 4.4, of the controller with the given bytes.
+    fn page(controller: [u8; 2]) -> [u8; IDENTIFY_LEN] {
+        bytes(&[
+            (0, &[0x14, 0x14, 0x14, 0x14]),
+            (4, &[0x53; 32]),
+            (36, &[0x46; 32]),
+            (72, &[13]),
+            (74, &controller),
+            (77, &[0x66, 0x44]),
+            (80, &[2]),
+            (82, &[13, 0x77, 0x66]),
+            (86, &[4]),
+            (96, &[0x00, 0x04, 0x01, 0x00, 1]),
+        ])
+    }
+
+    #[test]
+    fn the_identify_page_is_read_as_documented() {
+        let mut page = page([0x40, 0]);
+        // The first and the last byte of either string.
+        for (offset, byte) in [(4, 1), (35, 2), (36, 3), (67, 4)] {
+            if let Some(to) = page.get_mut(offset) {
+                *to = byte;
+            }
+        }
+        let mut serial = [0x53; 32];
+        (serial[0], serial[31]) = (1, 2);
+        let mut firmware = [0x46; 32];
+        (firmware[0], firmware[31]) = (3, 4);
+        let identify = Identify {
+            controller: 64,
+            serial,
+            firmware,
+        };
+        assert_eq!(Identify::parse(&page), Ok(identify));
+    }
+
+    #[test]
+    fn a_controller_has_an_identifier_up_to_64() {
+        let cases = [
+            ([0, 0], Some(0)),
+            ([1, 0], Some(1)),
+            ([64, 0], Some(64)),
+            ([65, 0], None),
+            ([0, 1], None),
+            ([0xff, 0xff], None),
+        ];
+        for (bytes, controller) in cases {
+            let identify = Identify::parse(&page(bytes)).ok();
+            assert_eq!(identify.map(|identify| identify.controller), controller);
+        }
+    }
+
+    #[test]
+    fn entries_of_another_size_are_refused() {
+        for (offset, size) in [(77, 6), (78, 4), (83, 7), (84, 6)] {
+            for byte in 0..=u8::MAX {
+                let mut page = page([0, 0]);
+                if let Some(to) = page.get_mut(offset) {
+                    *to = byte;
+                }
+                // The high nibble is the smallest size, which may be any.
+                assert_eq!(Identify::parse(&page).is_ok(), byte % 16 == size);
+            }
+        }
+    }
+
+    #[test]
+    fn failures_have_an_error() {
+        let cases = [
+            (Failure::Status(0x4007), EIO),
+            (Failure::Nonsense(""), EIO),
+            (Failure::Lost(Lost::Busy), ETIMEDOUT),
+            (Failure::Lost(Lost::TimedOut), ETIMEDOUT),
+            (Failure::Lost(Lost::Deserted), ETIMEDOUT),
+            (Failure::Lost(Lost::Interrupted), EINTR),
+            (Failure::Lost(Lost::Killed), EINTR),
+            (Failure::Lost(Lost::Refused), ENODEV),
+            (Failure::Lost(Lost::Halted), ENODEV),
+        ];
+        for (failure, error) in cases {
+            assert_eq!(Error::from(failure), error);
+            assert!(!failure.is_no_groups());
+        }
+        assert!(Failure::Status(0x4002).is_no_groups());
+        assert!(!Failure::Status(0x0002).is_no_groups());
+    }
+
+    #[test]
+    fn the_queue_is_that_of_the_documentation() {
+        assert_eq!(ENTRIES, 16);
+        assert_eq!(IDENTIFY_LEN, 102);
+        assert_eq!(FIRMWARE_GCM_UNALIGNED, 1);
+        // A page for the identify page, on its own.
+        assert!(Admin::SLOT_BYTES / 2 >= 4096);
+    }
 }

@@ -6,11 +6,6 @@
 //! the slot, more through that of [`bounce`](crate::bounce); if that is too little they are accessed
 //! by the device in place.
 
-use core::mem::{
-    offset_of,
-    size_of, //
-};
-
 use kernel::{
     device::{
         Bound,
@@ -28,7 +23,6 @@ use kernel::{
     sync::Arc,
     uaccess::UserPtr, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     bounce::{
@@ -46,10 +40,18 @@ use crate::{
     },
     session::Token,
     sgl::{
-        dwords,
         Scattered,
         Sgl, //
-    }, //
+    },
+    wire,
+    wire::aes::Sqe, //
+};
+
+pub(crate) use crate::wire::aes::{
+    Caller,
+    Cipher,
+    Completion,
+    Request, //
 };
 
 /// The AES queues.
@@ -68,16 +70,15 @@ impl Class for Aes {
     const SLOT_BYTES: usize = 2 * SZ_16K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 8]) -> u16 {
-        // CAST: Takes the bits that the field has.
-        (cqe[0] >> 16) as u16
+        wire::aes::cid(cqe)
     }
 
     fn has_failed(cqe: &[u64; 8]) -> bool {
-        cqe[7] >> STATUS_SHIFT != 0
+        wire::aes::has_failed(cqe)
     }
 
     fn bytes_of(held: &Held) -> usize {
@@ -87,154 +88,8 @@ impl Class for Aes {
     fn orphaned(_: &Arc<Orphans>, _: Option<&[u64; 8]>, _: Held) {}
 }
 
-/// A submission queue entry (6.1).
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    reserved0: u32,
-    attributes: u16,
-    cid: u16,
-    session_id: u16,
-    app_id: u8,
-    reserved1: [u8; 13],
-    src_len: u32,
-    src: Sgl,
-    dst_len: u32,
-    dst: Sgl,
-    frame_type: u8,
-    reserved2: [u8; 3],
-    key: u32,
-    /// GCM: bytes of additional data. XTS: the tweak key.
-    word72: u32,
-    /// GCM: tag. XTS: tweak.
-    block76: [u8; 16],
-    iv: [u8; 12],
-    aad_padded_len: u32,
-    tail_src_len: u8,
-    tail_dst_len: u8,
-    reserved3: [u8; 2],
-    tail_src: [u32; 2],
-    tail_dst: [u32; 2],
-}
-static_assert!(size_of::<Sqe>() == 128);
-static_assert!(offset_of!(Sqe, cid) == 6);
-static_assert!(offset_of!(Sqe, src) == 28);
-static_assert!(offset_of!(Sqe, dst) == 48);
-static_assert!(offset_of!(Sqe, frame_type) == 64);
-static_assert!(offset_of!(Sqe, key) == 68);
-static_assert!(offset_of!(Sqe, iv) == 92);
-static_assert!(offset_of!(Sqe, aad_padded_len) == 104);
-static_assert!(offset_of!(Sqe, tail_src) == 112);
-
-const ATTR_DECRYPT: u16 = 1 << 0;
-const ATTR_SGL: u16 = 1 << 2;
-const ATTR_TYPE_AES: u16 = 5 << 3;
-const ATTR_XTS: u16 = 1 << 8;
-const ATTR_DATA_UNIT_SHIFT: u32 = 14;
-const FRAME_AES: u8 = 1;
-
 /// "Queue deleted": the command was not executed (6.9).
 const STATUS_QUEUE_DELETED: u16 = 7;
-
-/// The status in the last word of a completion queue entry (6.2).
-const STATUS_SHIFT: u32 = 49;
-
-/// A completion queue entry (6.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    pub(crate) tag: [u8; 16],
-    pub(crate) iv: [u8; 12],
-    /// Bytes of the tail that were written.
-    pub(crate) tail_len: u32,
-    /// Whether the device calls the operation approved.
-    pub(crate) fips_approved: bool,
-    /// Bytes that the engine processed.
-    pub(crate) len: u32,
-    pub(crate) error: u16,
-    /// Status, 15 bits (6.9).
-    pub(crate) status: u16,
-}
-
-impl From<&[u64; 8]> for Completion {
-    fn from(words: &[u64; 8]) -> Self {
-        // In memory order again.
-        let mut bytes = [0; 64];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        let mut tag = [0; 16];
-        for (to, from) in tag.iter_mut().zip(&bytes[4..20]) {
-            *to = *from;
-        }
-        let mut iv = [0; 12];
-        for (to, from) in iv.iter_mut().zip(&bytes[20..32]) {
-            *to = *from;
-        }
-        // CAST: Each takes the bits that the field has.
-        Self {
-            tag,
-            iv,
-            tail_len: (words[5] >> 32) as u32,
-            fips_approved: words[6] as u32 != 0,
-            len: (words[6] >> 32) as u32,
-            error: (words[7] >> 32) as u16,
-            status: (words[7] >> STATUS_SHIFT) as u16,
-        }
-    }
-}
-
-/// Who a command is for (6.7).
-#[derive(Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) session: u16,
-    pub(crate) app: u8,
-}
-
-/// The cipher of a command, with its parameters.
-#[derive(Clone, Copy)]
-pub(crate) enum Cipher {
-    Gcm {
-        key: u32,
-        tag: [u8; 16],
-        iv: [u8; 12],
-        aad_len: u32,
-        aad_padded_len: u32,
-        /// Whether the last bytes of the text that do not fill a block go as a tail (6.6.2).
-        tail: bool,
-    },
-    Xts {
-        data_key: u32,
-        tweak_key: u32,
-        tweak: [u8; 16],
-        /// Code of the data unit (6.1).
-        data_unit: u16,
-    },
-}
-
-/// What an AES command is to do.
-#[derive(Clone, Copy)]
-pub(crate) struct Request {
-    pub(crate) decrypt: bool,
-    pub(crate) caller: Caller,
-    pub(crate) cipher: Cipher,
-    /// Bytes of data.
-    pub(crate) len: u32,
-}
-
-impl Request {
-    /// Returns how many of the last bytes go as a tail.
-    fn tail_len(&self) -> u32 {
-        match self.cipher {
-            Cipher::Gcm { tail: true, .. } => self.len % 16,
-            _ => 0,
-        }
-    }
-
-    /// Returns how many bytes go through the engine, which are all but the tail.
-    fn engine_len(&self) -> u32 {
-        self.len - self.tail_len()
-    }
-}
 
 /// User memory that the engine reads and writes in place.
 pub(crate) struct InPlace {
@@ -400,64 +255,16 @@ impl<'a> Command<'a> {
 
     /// Makes the submission queue entry.
     fn sqe(&self, data: &Data) -> Sqe {
-        let request = &self.request;
-        let mut sqe = Sqe {
-            session_id: request.caller.session.to_le(),
-            app_id: request.caller.app,
-            frame_type: FRAME_AES,
-            ..Sqe::default()
+        // Neither fails: a list has its place at the end of each half, and the tail is part of the
+        // data. It stands behind the rest on both sides; a buffer does not end within it.
+        let lists = self.lists(data).unwrap_or_default();
+        let tail = match self.request.tail_len() {
+            0 => [0; 2],
+            _ => self
+                .addresses(data, self.request.engine_len())
+                .unwrap_or_default(),
         };
-        let mut attributes = ATTR_SGL | ATTR_TYPE_AES;
-        if request.decrypt {
-            attributes |= ATTR_DECRYPT;
-        }
-        match request.cipher {
-            Cipher::Gcm {
-                key,
-                tag,
-                iv,
-                aad_len,
-                aad_padded_len,
-                tail: _,
-            } => {
-                sqe.key = key.to_le();
-                sqe.word72 = aad_len.to_le();
-                sqe.block76 = tag;
-                sqe.iv = iv;
-                sqe.aad_padded_len = aad_padded_len.to_le();
-            }
-            Cipher::Xts {
-                data_key,
-                tweak_key,
-                tweak,
-                data_unit,
-            } => {
-                attributes |= ATTR_XTS | (data_unit & 3) << ATTR_DATA_UNIT_SHIFT;
-                sqe.key = data_key.to_le();
-                sqe.word72 = tweak_key.to_le();
-                sqe.block76 = tweak;
-            }
-        }
-        sqe.attributes = attributes.to_le();
-
-        let engine_len = request.engine_len();
-        sqe.src_len = engine_len.to_le();
-        sqe.dst_len = engine_len.to_le();
-        // Cannot fail: a list has its place at the end of each half.
-        [sqe.src, sqe.dst] = self.lists(data).unwrap_or_default();
-
-        let tail_len = request.tail_len();
-        if tail_len != 0 {
-            // It stands behind the rest on both sides; a buffer does not end within it. Cannot
-            // fail: it is part of the data.
-            let [src, dst] = self.addresses(data, engine_len).unwrap_or_default();
-            sqe.tail_src = dwords(src);
-            sqe.tail_dst = dwords(dst);
-            // CAST: Less than 16.
-            sqe.tail_src_len = tail_len as u8;
-            sqe.tail_dst_len = tail_len as u8;
-        }
-        sqe
+        self.request.sqe(lists, tail)
     }
 
     /// Sends the command and waits for its completion. When that has come the device is done with
@@ -490,8 +297,7 @@ impl<'a> Command<'a> {
 
     /// Returns whether a successful completion says that all data was processed.
     pub(crate) fn is_whole(&self, completion: &Completion) -> bool {
-        completion.len == self.request.engine_len()
-            && completion.tail_len == self.request.tail_len()
+        self.request.is_whole(completion)
     }
 
     /// Copies what the device did not write in place to the user's result at `dst`.
@@ -508,5 +314,313 @@ impl<'a> Command<'a> {
         self.owned
             .buffer()
             .copy_to_user(Self::RESPONSE, dst, self.bounced_len())
+    }
+}
+
+// Documentation/device.rst 6.
+#[kunit_tests(azihsm_aes)]
+mod tests {
+    use super::*;
+    use crate::wire::by_hand::{
+        bytes,
+        words, //
+    };
+
+    const GCM: Cipher = Cipher::Gcm {
+        key: 0x0403_0201,
+        tag: [0x77; 16],
+        iv: [0x69; 12],
+        aad_len: 0x21,
+        aad_padded_len: 0x40,
+        tail: true,
+    };
+
+    const GCM_WITHOUT_TAIL: Cipher = Cipher::Gcm {
+        key: 0x0403_0201,
+        tag: [0x77; 16],
+        iv: [0x69; 12],
+        aad_len: 0x21,
+        aad_padded_len: 0x40,
+        tail: false,
+    };
+
+    const XTS: Cipher = Cipher::Xts {
+        data_key: 0x0403_0201,
+        tweak_key: 0x0807_0605,
+        tweak: [0x74; 16],
+        data_unit: 2,
+    };
+
+    fn request(cipher: Cipher, decrypt: bool, len: u32) -> Request {
+        Request {
+            decrypt,
+            caller: Caller {
+                session: 0x0205,
+                app: 0x0a,
+            },
+            cipher,
+            len,
+        }
+    }
+
+    const LIST_BYTES: [&[u8]; 2] = [
+        &[
+            0x00, 0x30, 0x22, 0x11, 0x44, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x30,
+        ],
+        &[
+            0x00, 0x70, 0x66, 0x55, 0x88, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0x30,
+        ],
+    ];
+
+    fn lists() -> [Sgl; 2] {
+        [
+            Sgl::segment(0x44_1122_3000, 1),
+            Sgl::segment(0x88_5566_7000, 2),
+        ]
+    }
+
+    const TAIL: [u64; 2] = [0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
+
+    #[test]
+    fn gcm_entries_are_laid_out_as_documented() {
+        let common: [(usize, &[u8]); 7] = [
+            (8, &[0x05, 0x02, 0x0a]),
+            (28, LIST_BYTES[0]),
+            (48, LIST_BYTES[1]),
+            (64, &[1]),
+            (68, &[0x01, 0x02, 0x03, 0x04, 0x21, 0, 0, 0]),
+            (76, &[0x77; 16]),
+            (92, &[0x69; 12]),
+        ];
+        let with = |fields: &[(usize, &[u8])]| -> [u8; 128] {
+            let mut all: [u8; 128] = bytes(&common);
+            for (to, from) in all.iter_mut().zip(bytes::<128>(fields)) {
+                *to |= from;
+            }
+            all
+        };
+        let cases: [(Request, [u8; 128]); 4] = [
+            // Encryption, with a tail of 5 bytes.
+            (
+                request(GCM, false, 0x1015),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0, 5, 5]),
+                    (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+                    (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+                ]),
+            ),
+            // Decryption of the same.
+            (
+                request(GCM, true, 0x1015),
+                with(&[
+                    (4, &[0x2d, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0, 5, 5]),
+                    (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+                    (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+                ]),
+            ),
+            // Nothing is left for a tail.
+            (
+                request(GCM, false, 0x1010),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x10, 0x10, 0, 0]),
+                    (44, &[0x10, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0]),
+                ]),
+            ),
+            // The device cannot do tails, or was not asked to.
+            (
+                request(GCM_WITHOUT_TAIL, false, 0x1015),
+                with(&[
+                    (4, &[0x2c, 0x00]),
+                    (24, &[0x15, 0x10, 0, 0]),
+                    (44, &[0x15, 0x10, 0, 0]),
+                    (104, &[0x40, 0, 0, 0]),
+                ]),
+            ),
+        ];
+        for (request, bytes) in &cases {
+            assert_eq!(request.sqe(lists(), TAIL).as_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn only_a_tail_leaves_lengths_and_lists_0() {
+        let sqe = request(GCM, false, 15).sqe([Sgl::default(); 2], TAIL);
+        let expected: [u8; 128] = bytes(&[
+            (4, &[0x2c, 0x00]),
+            (8, &[0x05, 0x02, 0x0a]),
+            (64, &[1]),
+            (68, &[0x01, 0x02, 0x03, 0x04, 0x21, 0, 0, 0]),
+            (76, &[0x77; 16]),
+            (92, &[0x69; 12]),
+            (104, &[0x40, 0, 0, 0, 15, 15]),
+            (112, &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01]),
+            (120, &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]),
+        ]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn xts_entries_are_laid_out_as_documented() -> Result {
+        let cases: [(u16, bool, [u8; 2]); 6] = [
+            (0, false, [0x2c, 0x01]),
+            (0, true, [0x2d, 0x01]),
+            (1, false, [0x2c, 0x41]),
+            (2, false, [0x2c, 0x81]),
+            (3, false, [0x2c, 0xc1]),
+            (3, true, [0x2d, 0xc1]),
+        ];
+        for (unit, decrypt, attributes) in cases {
+            let Cipher::Xts {
+                data_key,
+                tweak_key,
+                tweak,
+                ..
+            } = XTS
+            else {
+                return Err(EINVAL);
+            };
+            let cipher = Cipher::Xts {
+                data_key,
+                tweak_key,
+                tweak,
+                data_unit: unit,
+            };
+            let sqe = request(cipher, decrypt, 0x0102_0300).sqe(lists(), TAIL);
+            let expected: [u8; 128] = bytes(&[
+                (4, &attributes),
+                (8, &[0x05, 0x02, 0x0a]),
+                (24, &[0x00, 0x03, 0x02, 0x01]),
+                (28, LIST_BYTES[0]),
+                (44, &[0x00, 0x03, 0x02, 0x01]),
+                (48, LIST_BYTES[1]),
+                (64, &[1]),
+                (68, &[0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08]),
+                (76, &[0x74; 16]),
+            ]);
+            assert_eq!(sqe.as_bytes(), expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Aes::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 128] = bytes(&[(6, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn the_tail_is_what_does_not_fill_a_block() {
+        let cases = [
+            (GCM, 1, 0, 1),
+            (GCM, 15, 0, 15),
+            (GCM, 16, 16, 0),
+            (GCM, 17, 16, 1),
+            (GCM, 0x00ff_ffff, 0x00ff_fff0, 15),
+            (GCM, 16 << 20, 16 << 20, 0),
+            (GCM_WITHOUT_TAIL, 17, 17, 0),
+            (XTS, 17, 17, 0),
+        ];
+        for (cipher, len, engine, tail) in cases {
+            let request = request(cipher, false, len);
+            assert_eq!(request.engine_len(), engine);
+            assert_eq!(request.tail_len(), tail);
+        }
+    }
+
+    #[test]
+    fn all_must_have_been_processed() {
+        let cases = [
+            (GCM, 0x1015, 0x1010, 5, true),
+            (GCM, 0x1015, 0x1015, 5, false),
+            (GCM, 0x1015, 0x1010, 0, false),
+            (GCM, 0x1015, 0x1010, 6, false),
+            (GCM, 0x1015, 0x1000, 5, false),
+            (GCM, 0x1015, 0x1020, 5, false),
+            (GCM, 0x1010, 0x1010, 0, true),
+            (GCM_WITHOUT_TAIL, 0x1015, 0x1015, 0, true),
+            (XTS, 0x1010, 0x1010, 0, true),
+            (XTS, 0x1010, 0, 0, false),
+        ];
+        for (cipher, len, engine, tail, whole) in cases {
+            let completion = Completion {
+                tag: [0; 16],
+                iv: [0; 12],
+                tail_len: tail,
+                fips_approved: false,
+                len: engine,
+                error: 0,
+                status: 0,
+            };
+            assert_eq!(request(cipher, false, len).is_whole(&completion), whole);
+        }
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        // The service indicator, error and status; what is made of them.
+        let cases: [([u8; 4], [u8; 4], bool, u16, u16); 7] = [
+            ([0, 0, 0, 0], [0, 0, 0x01, 0x00], false, 0, 0),
+            ([1, 0, 0, 0], [0, 0, 0x00, 0x00], true, 0, 0),
+            ([0, 0, 0, 0x80], [0, 0, 0x00, 0x00], true, 0, 0),
+            ([0, 0, 0, 0], [0x2a, 0, 0x04, 0x00], false, 0x2a, 2),
+            ([0, 0, 0, 0], [0x34, 0x12, 0x0f, 0x00], false, 0x1234, 7),
+            ([0, 0, 0, 0], [0, 0, 0xff, 0xff], false, 0, 0x7fff),
+            (
+                [0, 0, 0, 0],
+                [0xff, 0xff, 0x00, 0x80],
+                false,
+                0xffff,
+                0x4000,
+            ),
+        ];
+        let tag: [u8; 16] = core::array::from_fn(|index| 0x10 + index as u8);
+        let iv: [u8; 12] = core::array::from_fn(|index| 0x30 + index as u8);
+        for (indicator, end, fips_approved, error, status) in &cases {
+            // What is reserved, or filled in by hardware, is all ones.
+            let cqe = words(&[
+                (0, &[0xff, 0xff]),
+                (2, &[0xef, 0xbe]),
+                (4, &tag),
+                (20, &iv),
+                (32, &[0xff; 12]),
+                (44, &[0x0f, 0x02, 0x01, 0x03]),
+                (48, indicator),
+                (52, &[0x04, 0x03, 0x02, 0x01]),
+                (56, &[0xff; 4]),
+                (60, end),
+            ]);
+            let completion = Completion {
+                tag,
+                iv,
+                tail_len: 0x0301_020f,
+                fips_approved: *fips_approved,
+                len: 0x0102_0304,
+                error: *error,
+                status: *status,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Aes::cid(&cqe), 0xbeef);
+            assert_eq!(Aes::has_failed(&cqe), *status != 0);
+        }
+    }
+
+    #[test]
+    fn the_slot_holds_what_is_documented() {
+        // abi.rst 5.2: data of more than 12 KiB takes another way.
+        assert_eq!(MAX_BOUNCED, 12 << 10);
+        assert_eq!(STATUS_QUEUE_DELETED, 7);
+        // A list that begins behind the data does not cross a page.
+        assert_eq!(MAX_BOUNCED % 4096, 0);
+        assert!(MAX_BOUNCED + MAX_BUFFERS * 16 <= Aes::SLOT_BYTES / 2);
     }
 }

@@ -12,6 +12,7 @@
 //!   says how long somebody waits;
 //! - [`account`] counts what a queue does, [`stats`] shows that;
 //! - [`sgl`] describes data to the device, [`bounce`] has memory that it is copied through;
+//! - [`wire`] is what the device reads and writes, byte by byte;
 //! - [`regs`] are the registers, and [`sys`] is what the kernel crate does not offer yet.
 
 mod account;
@@ -36,6 +37,7 @@ mod slot;
 mod stats;
 mod sys;
 mod uapi;
+mod wire;
 
 use kernel::{
     driver::Registration,

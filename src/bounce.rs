@@ -36,6 +36,20 @@ const MAX_BYTES: usize = SZ_1M + BUFFER_BYTES;
 /// Most buffers of either direction.
 pub(crate) const MAX_BUFFERS: usize = MAX_BYTES / BUFFER_BYTES;
 
+/// Returns how many bytes each of the buffers has that hold `len` bytes.
+fn part_lens(len: usize) -> impl Iterator<Item = usize> {
+    (0..len)
+        .step_by(BUFFER_BYTES)
+        .map(move |offset| BUFFER_BYTES.min(len - offset))
+}
+
+/// Returns how many buffers of each direction `len` bytes need, if a device that has `total` can
+/// have as many.
+fn buffers_for(len: usize, total: usize) -> Option<usize> {
+    let count = len.div_ceil(BUFFER_BYTES);
+    (count <= MAX_BUFFERS && 2 * count <= total).then_some(count)
+}
+
 /// The buffers of a device.
 pub(crate) struct Reserve {
     buffers: KVec<Buffer>,
@@ -62,10 +76,7 @@ impl Reserve {
 
     /// Takes the buffers that `len` bytes need in either direction, if there are as many.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<Bounced> {
-        let count = len.div_ceil(BUFFER_BYTES);
-        if 2 * count > self.buffers.len() {
-            return None;
-        }
+        let count = buffers_for(len, self.buffers.len())?;
         // From here on the destructor gives back what was taken if there are not enough.
         let mut this = Bounced {
             reserve: self.clone(),
@@ -119,10 +130,7 @@ impl Bounced {
         let taken = self.counts.get(side).copied().unwrap_or(0);
         let numbers = self.numbers.get(side).into_iter().flatten().take(taken);
         let buffers = numbers.filter_map(|number| self.reserve.buffers.get(usize::from(*number)));
-        let lens = (0..len).step_by(BUFFER_BYTES);
-        buffers
-            .zip(lens)
-            .map(move |(buffer, offset)| (buffer, BUFFER_BYTES.min(len - offset)))
+        buffers.zip(part_lens(len))
     }
 
     /// Returns the bus address and the length of each part of the first `len` bytes.
@@ -183,6 +191,58 @@ impl Drop for Bounced {
             for number in numbers.iter().take(taken) {
                 self.reserve.tags.give(usize::from(*number));
             }
+        }
+    }
+}
+
+#[kunit_tests(azihsm_bounce)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_has_64_kib() {
+        let cases: [(usize, &[usize]); 7] = [
+            (0, &[]),
+            (1, &[1]),
+            (0xffff, &[0xffff]),
+            (0x1_0000, &[0x1_0000]),
+            (0x1_0001, &[0x1_0000, 1]),
+            (0x2_0000, &[0x1_0000, 0x1_0000]),
+            (0x2_8000, &[0x1_0000, 0x1_0000, 0x8000]),
+        ];
+        for (len, parts) in cases {
+            assert!(part_lens(len).eq(parts.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn all_bytes_are_in_a_buffer() {
+        for len in (0..=MAX_BYTES).step_by(4093) {
+            assert_eq!(part_lens(len).sum::<usize>(), len);
+            assert_eq!(part_lens(len).count(), len.div_ceil(0x1_0000));
+        }
+    }
+
+    // abi.rst 5.2: 17 * 64 KiB, in either direction, of 72 buffers unless told otherwise.
+    #[test]
+    fn what_needs_too_many_buffers_is_not_copied() {
+        let cases = [
+            (1, 72, Some(1)),
+            (0x1_0000, 72, Some(1)),
+            (0x1_0001, 72, Some(2)),
+            (0x10_0000, 72, Some(16)),
+            (0x11_0000, 72, Some(17)),
+            (0x11_0000, 34, Some(17)),
+            (0x11_0000, 33, None),
+            (0x11_0001, 72, None),
+            (0x11_0001, 1024, None),
+            (16 << 20, 1024, None),
+            (1, 2, Some(1)),
+            (1, 1, None),
+            (1, 0, None),
+        ];
+        for (len, total, count) in cases {
+            assert_eq!(buffers_for(len, total), count);
         }
     }
 }

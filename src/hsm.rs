@@ -4,18 +4,12 @@
 //!
 //! Documentation/device.rst 5.
 
-use core::mem::{
-    offset_of,
-    size_of, //
-};
-
 use kernel::{
     prelude::*,
     sizes::SZ_4K,
     sync::Arc,
     uaccess::UserPtr, //
 };
-use zerocopy_derive::Immutable;
 
 use crate::{
     orphans::{
@@ -32,10 +26,18 @@ use crate::{
     },
     session::{
         Flow,
-        Report,
         Token, //
     },
-    sgl::dwords, //
+    wire,
+    wire::hsm::{
+        Sqe,
+        OPCODE_FLUSH_SESSION, //
+    }, //
+};
+
+pub(crate) use crate::wire::hsm::{
+    Completion,
+    Header, //
 };
 
 /// The HSM queues.
@@ -50,16 +52,15 @@ impl Class for Hsm {
     const SLOT_BYTES: usize = 4 * SZ_4K;
 
     fn set_cid(sqe: &mut Sqe, cid: u16) {
-        sqe.cid = cid.to_le();
+        sqe.set_cid(cid);
     }
 
     fn cid(cqe: &[u64; 2]) -> u16 {
-        // CAST: Takes the bits that the field has.
-        (cqe[1] >> 32) as u16
+        wire::hsm::cid(cqe)
     }
 
     fn has_failed(cqe: &[u64; 2]) -> bool {
-        cqe[1] >> STATUS_SHIFT & STATUS != 0
+        wire::hsm::has_failed(cqe)
     }
 
     fn bytes_of(_: &Held) -> usize {
@@ -121,87 +122,8 @@ pub(crate) enum Held {
     ),
 }
 
-/// A submission queue entry (5.1). Addresses are not aligned to their size.
-#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-pub(crate) struct Sqe {
-    /// Opcode, command set and PSDT.
-    command: u16,
-    cid: u16,
-    src_len: u32,
-    src_prp1: [u32; 2],
-    src_prp2: [u32; 2],
-    dst_len: u32,
-    dst_prp1: [u32; 2],
-    dst_prp2: [u32; 2],
-    session_flags: u8,
-    reserved0: [u8; 3],
-    session_id: u16,
-    reserved1: [u8; 14],
-}
-static_assert!(size_of::<Sqe>() == 64);
-static_assert!(offset_of!(Sqe, dst_prp1) == 28);
-static_assert!(offset_of!(Sqe, session_flags) == 44);
-static_assert!(offset_of!(Sqe, session_id) == 48);
-
 /// Sessions that the device can have, numbered from 0 (5.7).
 pub(crate) const MAX_SESSIONS: u16 = 8;
-
-const OPCODE_FLUSH_SESSION: u16 = 1;
-
-/// Session flags, of either kind of entry.
-const SESSION_ID_VALID: u8 = 1 << 2;
-const APP_ID_VALID: u8 = 1 << 3;
-const SESSION_CLOSED: u8 = 1 << 4;
-
-/// The status in the last word of a completion queue entry (5.2).
-const STATUS_SHIFT: u32 = 49;
-const STATUS: u64 = 0x7ff;
-
-/// A completion queue entry (5.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Completion {
-    /// Bytes of the response, as the device says.
-    pub(crate) len: u16,
-    /// Status, 11 bits (5.8).
-    pub(crate) status: u16,
-    /// What became of the session.
-    pub(crate) report: Report,
-}
-
-impl From<&[u64; 2]> for Completion {
-    fn from(words: &[u64; 2]) -> Self {
-        // CAST: Each takes the bits that the field has.
-        let flags = (words[0] >> 16) as u8;
-        let id = (words[0] >> 32) as u16;
-        let app = (words[0] >> 48) as u8;
-        Self {
-            len: words[0] as u16,
-            status: (words[1] >> STATUS_SHIFT & STATUS) as u16,
-            report: Report {
-                flow: Flow::of(flags),
-                id: (flags & SESSION_ID_VALID != 0).then_some(id),
-                app: (flags & APP_ID_VALID != 0).then_some(app),
-                closed: flags & SESSION_CLOSED != 0,
-            },
-        }
-    }
-}
-
-/// What a HSM command says of itself, besides its request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Header {
-    pub(crate) opcode: u16,
-    /// Bytes of the request.
-    pub(crate) src_len: u32,
-    /// Room for the response in bytes.
-    pub(crate) dst_len: u32,
-    pub(crate) flow: Flow,
-    /// Session identifier, which is sent in any case.
-    pub(crate) id: u16,
-    /// Whether the session identifier is one.
-    pub(crate) id_valid: bool,
-}
 
 /// A HSM command that has a slot.
 pub(crate) struct Command<'a> {
@@ -240,34 +162,7 @@ impl<'a> Command<'a> {
         let request = self.owned.buffer().dma_address();
         // CAST: Widening.
         let response = request + Owned::<'_, Hsm>::RESPONSE as u64;
-        // CAST: Widening.
-        let second_page = |first: u64, len: u32| match len as usize {
-            ..=SZ_4K => [0; 2],
-            _ => dwords(first + SZ_4K as u64),
-        };
-        let src_prp1 = match header.src_len {
-            0 => [0; 2],
-            _ => dwords(request),
-        };
-
-        // CAST: The discriminants are those of the field.
-        let mut session_flags = header.flow as u8;
-        if header.id_valid {
-            session_flags |= SESSION_ID_VALID;
-        }
-        // The device writes to the first page of the response whatever `dst_len` is (5.4, 5.6).
-        let sqe = Sqe {
-            command: header.opcode.to_le(),
-            src_len: header.src_len.to_le(),
-            src_prp1,
-            src_prp2: second_page(request, header.src_len),
-            dst_len: header.dst_len.to_le(),
-            dst_prp1: dwords(response),
-            dst_prp2: second_page(response, header.dst_len),
-            session_flags,
-            session_id: header.id.to_le(),
-            ..Sqe::default()
-        };
+        let sqe = header.sqe(request, response);
 
         // Unless it says so the device may have written anything.
         self.owned.soil_response(SZ_4K);
@@ -318,5 +213,242 @@ impl<'a> Command<'a> {
         self.owned
             .buffer()
             .copy_to_user(Owned::<'_, Hsm>::RESPONSE, to, len)
+    }
+}
+
+// Documentation/device.rst 5.
+#[kunit_tests(azihsm_hsm)]
+mod tests {
+    use super::*;
+    use crate::{
+        session::Report,
+        wire::by_hand::{
+            bytes,
+            words, //
+        },
+    };
+
+    const REQUEST: u64 = 0x0000_0012_3456_7000;
+    const RESPONSE: u64 = REQUEST + 0x2000;
+
+    const HEADER: Header = Header {
+        opcode: 0,
+        src_len: 0x0e00,
+        dst_len: 0x1000,
+        flow: Flow::None,
+        id: 0,
+        id_valid: false,
+    };
+
+    // Lengths and addresses of a command with one page for each direction.
+    const SRC: (usize, &[u8]) = (
+        4,
+        &[0x00, 0x0e, 0, 0, 0x00, 0x70, 0x56, 0x34, 0x12, 0, 0, 0],
+    );
+    const DST: (usize, &[u8]) = (
+        24,
+        &[0x00, 0x10, 0, 0, 0x00, 0x90, 0x56, 0x34, 0x12, 0, 0, 0],
+    );
+
+    #[test]
+    fn entries_are_laid_out_as_documented() {
+        let cases: [(Header, [u8; 64]); 8] = [
+            (HEADER, bytes(&[SRC, DST])),
+            (
+                Header {
+                    opcode: 2,
+                    ..HEADER
+                },
+                bytes(&[(0, &[2]), SRC, DST]),
+            ),
+            (
+                Header {
+                    flow: Flow::Open,
+                    id: 0x0102,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x01]), (48, &[0x02, 0x01])]),
+            ),
+            (
+                Header {
+                    flow: Flow::Close,
+                    id: 7,
+                    id_valid: true,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x06]), (48, &[7])]),
+            ),
+            (
+                Header {
+                    flow: Flow::InSession,
+                    id: 7,
+                    id_valid: true,
+                    ..HEADER
+                },
+                bytes(&[SRC, DST, (44, &[0x07]), (48, &[7])]),
+            ),
+            // As much as two pages hold, each way.
+            (
+                Header {
+                    src_len: 8192,
+                    dst_len: 8192,
+                    ..HEADER
+                },
+                bytes(&[
+                    (4, &[0, 0x20, 0, 0]),
+                    (8, &[0x00, 0x70, 0x56, 0x34, 0x12]),
+                    (16, &[0x00, 0x80, 0x56, 0x34, 0x12]),
+                    (24, &[0, 0x20, 0, 0]),
+                    (28, &[0x00, 0x90, 0x56, 0x34, 0x12]),
+                    (36, &[0x00, 0xa0, 0x56, 0x34, 0x12]),
+                ]),
+            ),
+            // The second page begins with byte 4096.
+            (
+                Header {
+                    src_len: 4096,
+                    dst_len: 4097,
+                    ..HEADER
+                },
+                bytes(&[
+                    (4, &[0, 0x10, 0, 0]),
+                    (8, &[0x00, 0x70, 0x56, 0x34, 0x12]),
+                    (24, &[0x01, 0x10, 0, 0]),
+                    (28, &[0x00, 0x90, 0x56, 0x34, 0x12]),
+                    (36, &[0x00, 0xa0, 0x56, 0x34, 0x12]),
+                ]),
+            ),
+            // A response may come whatever room there is (5.4, 5.6).
+            (
+                Header {
+                    src_len: 0,
+                    dst_len: 0,
+                    ..HEADER
+                },
+                bytes(&[(28, &[0x00, 0x90, 0x56, 0x34, 0x12])]),
+            ),
+        ];
+        for (header, bytes) in &cases {
+            assert_eq!(header.sqe(REQUEST, RESPONSE).as_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn addresses_have_64_bits() {
+        let sqe = HEADER.sqe(0xffee_ddcc_bbaa_9000, 0x8877_6655_4433_2000);
+        let expected: [u8; 64] = bytes(&[
+            (4, &[0x00, 0x0e]),
+            (8, &[0x00, 0x90, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]),
+            (24, &[0x00, 0x10]),
+            (28, &[0x00, 0x20, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]),
+        ]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn the_command_identifier_has_its_place() {
+        let mut sqe = Sqe::default();
+        Hsm::set_cid(&mut sqe, 0xbeef);
+        let expected: [u8; 64] = bytes(&[(2, &[0xef, 0xbe])]);
+        assert_eq!(sqe.as_bytes(), expected);
+    }
+
+    #[test]
+    fn completions_are_read_as_documented() {
+        const NONE: Report = Report {
+            flow: Flow::None,
+            id: None,
+            app: None,
+            closed: false,
+        };
+        // Flags, session, application, status; what is made of them.
+        let cases: [(u8, [u8; 2], u8, [u8; 2], u16, Report); 10] = [
+            (0x00, [0, 0], 0, [0, 0], 0, NONE),
+            // A new session.
+            (
+                0x0d,
+                [3, 0],
+                9,
+                [0x01, 0],
+                0,
+                Report {
+                    flow: Flow::Open,
+                    id: Some(3),
+                    app: Some(9),
+                    ..NONE
+                },
+            ),
+            (
+                0x05,
+                [0x34, 0x12],
+                9,
+                [0x01, 0],
+                0,
+                Report {
+                    flow: Flow::Open,
+                    id: Some(0x1234),
+                    ..NONE
+                },
+            ),
+            (
+                0x16,
+                [3, 0],
+                0,
+                [0, 0],
+                0,
+                Report {
+                    flow: Flow::Close,
+                    id: Some(3),
+                    closed: true,
+                    ..NONE
+                },
+            ),
+            (
+                0x03,
+                [3, 0],
+                9,
+                [0, 0],
+                0,
+                Report {
+                    flow: Flow::InSession,
+                    ..NONE
+                },
+            ),
+            // Bits that say nothing.
+            (0xe0, [3, 0], 9, [0, 0], 0, NONE),
+            // Phase and status.
+            (0x00, [0, 0], 0, [0x82, 0x01], 0xc1, NONE),
+            (0x00, [0, 0], 0, [0x83, 0x01], 0xc1, NONE),
+            (0x00, [0, 0], 0, [0x02, 0x00], 0x01, NONE),
+            // [15:12] are not part of it.
+            (0x00, [0, 0], 0, [0xff, 0xff], 0x7ff, NONE),
+        ];
+        for (flags, id, app, status_bytes, status, report) in &cases {
+            // What is reserved, or filled in by hardware, is all ones.
+            let cqe = words(&[
+                (0, &[0x00, 0x0e, *flags, 0xff]),
+                (4, id),
+                (6, &[*app, 0xff]),
+                (8, &[0xff; 4]),
+                (12, &[0xef, 0xbe]),
+                (14, status_bytes),
+            ]);
+            let completion = Completion {
+                len: 0x0e00,
+                status: *status,
+                report: *report,
+            };
+            assert_eq!(Completion::from(&cqe), completion);
+            assert_eq!(Hsm::cid(&cqe), 0xbeef);
+            assert_eq!(Hsm::has_failed(&cqe), *status != 0);
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_documentation() {
+        assert_eq!(MAX_SESSIONS, 8);
+        assert_eq!(OPCODE_FLUSH_SESSION, 1);
+        // Two pages each way (abi.rst 6).
+        assert_eq!(Hsm::SLOT_BYTES / 2, 8192);
     }
 }

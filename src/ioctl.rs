@@ -59,6 +59,7 @@ use crate::{
     session::{
         Flow,
         Record,
+        Session,
         Token,
         Users, //
     },
@@ -74,6 +75,7 @@ use crate::{
     uapi::{
         AesCmd,
         AesIn,
+        AesOut,
         DevInfo,
         Hdr,
         Headed,
@@ -328,13 +330,25 @@ fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
 /// Reset (abi.rst 3.4).
 fn reset(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     let request: uapi::Reset = read_sized(arg)?;
-    let how: Result<Stop, u32> = match request.kind {
-        _ if ctrl.condition() == Condition::Dead => Err(uapi::RESET_BAD_STATE),
+    let how = reset_kind(ctrl.condition(), request.kind);
+    let (result, status) = reset_result(how.map(|how| ctrl.request_reset(how)));
+    finish(ctrl, arg, offset_of!(uapi::Reset, status), &status, result)
+}
+
+/// Returns how the controller is to be stopped, or the status.
+fn reset_kind(condition: Condition, kind: u32) -> Result<Stop, u32> {
+    match kind {
+        _ if condition == Condition::Dead => Err(uapi::RESET_BAD_STATE),
         uapi::RESET_SUBSYSTEM => Ok(Stop::Reset),
         uapi::RESET_CONTROLLER => Ok(Stop::Disable),
         _ => Err(uapi::RESET_BAD_TYPE),
-    };
-    let (result, status) = match how.map(|how| ctrl.request_reset(how)) {
+    }
+}
+
+/// Returns what the ioctl returns for what became of a reset, or for the status without one, and the
+/// status.
+fn reset_result(outcome: Result<Result<Outcome, NotServed>, u32>) -> (Result, u32) {
+    match outcome {
         Ok(Ok(Outcome::Done)) => (Ok(()), uapi::RESET_OK),
         Ok(Ok(Outcome::Failed)) => (Err(EIO), uapi::RESET_FAILED),
         Ok(Ok(Outcome::BadState)) => (Err(EINVAL), uapi::RESET_BAD_STATE),
@@ -343,8 +357,7 @@ fn reset(ctrl: &Ctrl<'_>, arg: usize) -> Result {
         Ok(Err(NotServed::Killed)) => (Err(EINTR), uapi::RESET_BUSY),
         Ok(Err(NotServed::NoMemory)) => (Err(ENOMEM), uapi::RESET_FAILED),
         Err(status) => (Err(EINVAL), status),
-    };
-    finish(ctrl, arg, offset_of!(uapi::Reset, status), &status, result)
+    }
 }
 
 impl File {
@@ -505,19 +518,7 @@ impl File {
             process::sleep_a_tick();
         };
 
-        let header = hsm::Header {
-            opcode: input.opcode,
-            src_len: input.src_len,
-            dst_len: input.dst_len,
-            flow,
-            // Without a session both fields are 0.
-            id: match flow {
-                Flow::None => 0,
-                _ => input.session.id,
-            },
-            id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
-        };
-        Ok(command.run(&header, held, patience)?)
+        Ok(command.run(&header(input, flow), held, patience)?)
     }
 
     /// Waits until no command uses the session any more, which is about to be closed, as long as
@@ -560,17 +561,7 @@ impl File {
             .record
             .session()
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;
-        let app = session.app.ok_or(Failure::invalid(uapi::EXT_AES_NO_APP))?;
-        if input.session_id != session.id {
-            return Err(Failure::invalid(uapi::EXT_AES_SESSION_MISMATCH));
-        }
-        if input.short_app_id != app {
-            return Err(Failure::invalid(uapi::EXT_AES_APP_MISMATCH));
-        }
-        let caller = aes::Caller {
-            session: session.id,
-            app,
-        };
+        let caller = check_caller(session, input)?;
         desk.aes_commands = desk.aes_commands.wrapping_add(1);
         Ok((caller, self.users.token()))
     }
@@ -609,14 +600,24 @@ impl File {
             return Err(Failure::new(EIO, uapi::EXT_AES_DEVICE));
         }
         command.copy_result(&data, dst).map_err(no_memory)?;
-        out.byte_count = input.src_len;
-        out.fips_approved = u8::from(completion.fips_approved);
-        // The tag of a decryption would tell how to forge one.
-        if !request.decrypt && matches!(request.cipher, aes::Cipher::Gcm { .. }) {
-            out.tag = completion.tag;
-            out.iv = completion.iv;
-        }
+        set_done(out, input, &request, &completion);
         Ok(())
+    }
+}
+
+/// Returns what the device is told of a HSM command.
+fn header(input: &HsmIn, flow: Flow) -> hsm::Header {
+    hsm::Header {
+        opcode: input.opcode,
+        src_len: input.src_len,
+        dst_len: input.dst_len,
+        flow,
+        // Without a session both fields are 0.
+        id: match flow {
+            Flow::None => 0,
+            _ => input.session.id,
+        },
+        id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
     }
 }
 
@@ -639,6 +640,32 @@ fn check_hsm(input: &HsmIn) -> Result<(), Failure> {
     match checks.iter().find(|(wrong, _)| *wrong) {
         Some((_, ext)) => Err(Failure::invalid(*ext)),
         None => Ok(()),
+    }
+}
+
+/// Checks that an AES command names `session`, which its descriptor has, and returns who it is for.
+fn check_caller(session: Session, input: &AesIn) -> Result<aes::Caller, Failure> {
+    let app = session.app.ok_or(Failure::invalid(uapi::EXT_AES_NO_APP))?;
+    if input.session_id != session.id {
+        return Err(Failure::invalid(uapi::EXT_AES_SESSION_MISMATCH));
+    }
+    if input.short_app_id != app {
+        return Err(Failure::invalid(uapi::EXT_AES_APP_MISMATCH));
+    }
+    Ok(aes::Caller {
+        session: session.id,
+        app,
+    })
+}
+
+/// Fills in what an AES command has to say that succeeded.
+fn set_done(out: &mut AesOut, input: &AesIn, request: &aes::Request, completion: &aes::Completion) {
+    out.byte_count = input.src_len;
+    out.fips_approved = u8::from(completion.fips_approved);
+    // The tag of a decryption would tell how to forge one.
+    if !request.decrypt && matches!(request.cipher, aes::Cipher::Gcm { .. }) {
+        out.tag = completion.tag;
+        out.iv = completion.iv;
     }
 }
 
@@ -719,4 +746,468 @@ fn check_gcm(input: &AesIn, gcm_unaligned: bool) -> Option<aes::Cipher> {
         aad_padded_len: params.aad_padded_len,
         tail,
     })
+}
+
+// Documentation/abi.rst 3 and 4.
+#[kunit_tests(azihsm_ioctl)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    /// What a check returned: its extended status if it failed, as it should with `EINVAL`.
+    fn ext<T>(result: Result<T, Failure>) -> Option<u32> {
+        match result {
+            Ok(_) => None,
+            Err(failure) if failure.error == EINVAL => Some(failure.ext),
+            Err(_) => Some(u32::MAX),
+        }
+    }
+
+    fn hsm(change: impl FnOnce(&mut HsmIn)) -> HsmIn {
+        let mut input = HsmIn::new_zeroed();
+        input.src = 0x1000;
+        input.src_len = 10;
+        input.dst = 0x2000;
+        input.dst_len = 4096;
+        change(&mut input);
+        input
+    }
+
+    /// A command for XTS with 4096 bytes, in one unit.
+    fn xts(change: impl FnOnce(&mut AesIn)) -> AesIn {
+        let mut input = AesIn::new_zeroed();
+        input.cipher = 1;
+        input.src = 0x1000;
+        input.src_len = 4096;
+        input.dst = 0x2000;
+        input.dst_len = 4096;
+        input.frame_type = 1;
+        input.session_id = 3;
+        input.short_app_id = 9;
+        change(&mut input);
+        input
+    }
+
+    /// The parameters of GCM, as the structure has them.
+    fn params(aad_len: u32, aad_padded_len: u32, unaligned: u8) -> [u8; 44] {
+        crate::wire::by_hand::bytes(&[
+            (0, &[0x04, 0x03, 0x02, 0x01]),
+            (4, &[0x77; 16]),
+            (20, &[0x69; 12]),
+            (32, &aad_len.to_le_bytes()),
+            (36, &aad_padded_len.to_le_bytes()),
+            (40, &[unaligned]),
+        ])
+    }
+
+    fn gcm(src_len: u32, dst_len: u32, params: [u8; 44]) -> AesIn {
+        xts(|input| {
+            input.cipher = 0;
+            input.src_len = src_len;
+            input.dst_len = dst_len;
+            input.params = params;
+        })
+    }
+
+    #[test]
+    fn user_memory_ends_where_the_kernel_begins() {
+        let cases = [
+            (0, 0, true),
+            (0, u32::MAX, true),
+            (0x7fff_ffff_ffff_ffff, 0, true),
+            (0x7fff_ffff_ffff_fffe, 1, true),
+            (0x7fff_ffff_ffff_ffff, 1, false),
+            (0x8000_0000_0000_0000, 0, false),
+            (0x8000_0000_0000_0000, 1, false),
+            (0xffff_ffff_ffff_ffff, 0, false),
+            (0xffff_ffff_ffff_ffff, 1, false),
+            (0xffff_ffff_ffff_ffff, 2, false),
+            (0xffff_ffff_0000_0000, u32::MAX, false),
+        ];
+        for (address, len, ok) in cases {
+            assert_eq!(is_user(address, len), ok);
+        }
+    }
+
+    // 3.2, rows 6 to 11.
+    #[test]
+    fn what_a_hsm_command_says_is_checked_in_order() {
+        let cases = [
+            (hsm(|_| {}), None),
+            (hsm(|input| input.opcode = 2), None),
+            (hsm(|input| input.opcode = 1), Some(2)),
+            (hsm(|input| input.opcode = 3), Some(2)),
+            (hsm(|input| input.opcode = 0x100), Some(2)),
+            (hsm(|input| input.cmdset = 1), Some(2)),
+            (hsm(|input| input.cmdset = 0x100), Some(2)),
+            (hsm(|input| input.src_len = 8192), None),
+            (hsm(|input| input.src_len = 8193), Some(3)),
+            (hsm(|input| input.src_len = u32::MAX), Some(3)),
+            (hsm(|input| input.dst_len = 8192), None),
+            (hsm(|input| input.dst_len = 8193), Some(4)),
+            (hsm(|input| input.src_len = 0), Some(5)),
+            (hsm(|input| input.src = 0), Some(5)),
+            (hsm(|input| (input.src, input.src_len) = (0, 0)), None),
+            (hsm(|input| input.dst_len = 0), Some(7)),
+            (hsm(|input| input.dst = 0), Some(7)),
+            (hsm(|input| (input.dst, input.dst_len) = (0, 0)), None),
+            // The first that is wrong counts.
+            (
+                hsm(|input| (input.cmdset, input.src_len) = (1, 8193)),
+                Some(2),
+            ),
+            (
+                hsm(|input| (input.opcode, input.src_len) = (1, 8193)),
+                Some(2),
+            ),
+            (
+                hsm(|input| (input.src_len, input.dst_len) = (8193, 8193)),
+                Some(3),
+            ),
+            (hsm(|input| (input.src, input.dst_len) = (0, 8193)), Some(4)),
+            (hsm(|input| (input.src, input.dst) = (0, 0)), Some(5)),
+        ];
+        for (input, failure) in &cases {
+            assert_eq!(ext(check_hsm(input)), *failure);
+        }
+    }
+
+    // 3.2: the flow goes as it is; the ID goes with all but none.
+    #[test]
+    fn the_device_is_told_of_the_session() {
+        let cases = [
+            (0x00, Flow::None, 0, false),
+            (0x04, Flow::None, 0, false),
+            (0x01, Flow::Open, 0x0102, false),
+            (0x05, Flow::Open, 0x0102, true),
+            (0x02, Flow::Close, 0x0102, false),
+            (0x06, Flow::Close, 0x0102, true),
+            (0x03, Flow::InSession, 0x0102, false),
+            (0x07, Flow::InSession, 0x0102, true),
+            (0xff, Flow::InSession, 0x0102, true),
+            (0xf8, Flow::None, 0, false),
+        ];
+        for (flags, flow, id, id_valid) in cases {
+            let input = hsm(|input| {
+                input.opcode = 2;
+                input.session.flags = flags;
+                input.session.id = 0x0102;
+            });
+            let header = header(&input, Flow::of(flags));
+            assert_eq!(header.opcode, 2);
+            assert_eq!((header.src_len, header.dst_len), (10, 4096));
+            assert_eq!((header.flow, header.id), (flow, id));
+            assert_eq!(header.id_valid, id_valid);
+        }
+    }
+
+    // 3.5, rows 8 to 10.
+    #[test]
+    fn an_aes_command_names_the_session_of_its_descriptor() {
+        let session = |app| Session { id: 3, app };
+        let cases = [
+            (session(Some(9)), 3, 9, None),
+            (session(None), 3, 9, Some(110)),
+            (session(None), 4, 8, Some(110)),
+            (session(Some(9)), 4, 9, Some(107)),
+            (session(Some(9)), 4, 8, Some(107)),
+            (session(Some(9)), 0x0103, 9, Some(107)),
+            (session(Some(9)), 3, 8, Some(108)),
+            (session(Some(0)), 3, 0, None),
+        ];
+        for (session, id, app, failure) in cases {
+            let input = xts(|input| {
+                input.session_id = id;
+                input.short_app_id = app;
+            });
+            let caller = check_caller(session, &input);
+            if let Ok(caller) = &caller {
+                assert_eq!((caller.session, caller.app), (id, app));
+            }
+            assert_eq!(ext(caller), failure);
+        }
+    }
+
+    // 3.5, rows 11 to 23.
+    #[test]
+    fn what_an_aes_command_says_is_checked_in_order() {
+        const MIB_16: u32 = 16 << 20;
+        const KERNEL: u64 = 1 << 63;
+        let cases = [
+            (xts(|_| {}), None),
+            (xts(|input| input.op = 1), None),
+            (xts(|input| input.op = 2), Some(114)),
+            (xts(|input| input.op = 0xff), Some(114)),
+            (xts(|input| input.cipher = 0), Some(112)),
+            (xts(|input| input.cipher = 2), Some(112)),
+            (xts(|input| input.dst_len = 4095), Some(118)),
+            (xts(|input| input.frame_type = 0), Some(113)),
+            (xts(|input| input.frame_type = 2), Some(113)),
+            (xts(|input| input.src = 0), Some(101)),
+            (xts(|input| input.src = KERNEL), Some(101)),
+            (xts(|input| input.src = KERNEL - 4095), Some(101)),
+            (xts(|input| input.src = KERNEL - 4097), None),
+            (xts(|input| input.dst = 0), Some(103)),
+            (xts(|input| input.dst = KERNEL), Some(103)),
+            (
+                xts(|input| (input.src_len, input.dst_len) = (MIB_16, MIB_16)),
+                None,
+            ),
+            (
+                xts(|input| (input.src_len, input.dst_len) = (MIB_16 + 1, MIB_16 + 1)),
+                Some(115),
+            ),
+            (xts(|input| input.dst_len = MIB_16), None),
+            (xts(|input| input.dst_len = MIB_16 + 1), Some(116)),
+            // The first that is wrong counts.
+            (xts(|input| (input.op, input.cipher) = (2, 2)), Some(114)),
+            (
+                xts(|input| (input.cipher, input.dst_len) = (2, 0)),
+                Some(112),
+            ),
+            (
+                xts(|input| (input.dst_len, input.frame_type) = (0, 0)),
+                Some(118),
+            ),
+            (
+                xts(|input| (input.frame_type, input.src) = (0, 0)),
+                Some(113),
+            ),
+            (xts(|input| (input.src, input.dst) = (0, 0)), Some(101)),
+            (
+                xts(|input| (input.dst, input.dst_len) = (0, MIB_16 + 1)),
+                Some(103),
+            ),
+        ];
+        for (input, failure) in &cases {
+            assert_eq!(ext(check_aes(input, 1, true)), *failure);
+        }
+    }
+
+    // 3.5, rows 13 and 14.
+    #[test]
+    fn xts_takes_whole_data_units() {
+        let cases = [
+            (0, 1, 1, true),
+            (0, 16, 16, true),
+            (0, 17, 17, true),
+            (0, 16, 15, false),
+            (0, 16, 17, true),
+            (0, 0, 0, false),
+            (1, 512, 512, true),
+            (1, 1024, 1024, true),
+            (1, 511, 511, false),
+            (1, 513, 513, false),
+            (2, 4096, 4096, true),
+            (2, 8192, 8192, true),
+            (2, 4095, 4096, false),
+            (2, 512, 512, false),
+            (3, 8192, 8192, true),
+            (3, 16384, 16384, true),
+            (3, 4096, 4096, false),
+            (3, 8193, 8193, false),
+            (4, 8192, 8192, false),
+            (0x0101, 512, 512, false),
+            (u16::MAX, 8192, 8192, false),
+        ];
+        for (unit, src_len, dst_len, ok) in cases {
+            let input = xts(|input| {
+                input.src_len = src_len;
+                input.dst_len = dst_len;
+                input.params = crate::wire::by_hand::bytes(&[
+                    (0, &unit.to_le_bytes()),
+                    (4, &[0x04, 0x03, 0x02, 0x01]),
+                    (8, &[0x08, 0x07, 0x06, 0x05]),
+                    (12, &[0x74; 16]),
+                ]);
+            });
+            let cipher = check_xts(&input);
+            assert_eq!(cipher.is_some(), ok);
+            if let Some(cipher) = cipher {
+                let passed_on = matches!(
+                    cipher,
+                    aes::Cipher::Xts {
+                        data_key: 0x0102_0304,
+                        tweak_key: 0x0506_0708,
+                        tweak: [0x74, .., 0x74],
+                        data_unit,
+                    } if data_unit == unit
+                );
+                assert!(passed_on);
+            }
+        }
+    }
+
+    // 3.5, rows 15 to 18. Lengths; with and without unaligned mode.
+    #[test]
+    fn gcm_lengths_fit_together() {
+        let cases = [
+            // Length, room, AAD, padded AAD; in unaligned mode; otherwise.
+            (16, 16, 0, 0, true, true),
+            (0, 0, 0, 0, false, false),
+            (0, 16, 0, 0, false, false),
+            (17, 17, 0, 0, true, true),
+            (16, 15, 0, 0, false, false),
+            (16, 17, 0, 0, true, true),
+            // AAD without any text.
+            (32, 32, 1, 32, true, true),
+            (32, 32, 32, 32, true, true),
+            (33, 33, 32, 32, true, true),
+            // AAD that is longer than the source, padded or not.
+            (32, 32, 33, 32, false, false),
+            (31, 31, 1, 32, false, false),
+            (32, 32, 32, 64, false, false),
+            (32, 32, u32::MAX, u32::MAX, false, false),
+            // Padding that is none; for the device to refuse, otherwise.
+            (64, 64, 33, 32, false, true),
+            (64, 64, 1, 0, false, true),
+            (64, 64, 1, 16, false, true),
+            (64, 64, 1, 33, false, true),
+            (64, 64, 33, 64, true, true),
+            (64, 64, 1, 64, true, true),
+        ];
+        for (src_len, dst_len, aad, padded, in_unaligned, otherwise) in cases {
+            for (unaligned, can, mode, ok) in [
+                (1, true, true, in_unaligned),
+                (0x80, true, true, in_unaligned),
+                (0, true, false, otherwise),
+                (1, false, false, otherwise),
+                (0, false, false, otherwise),
+            ] {
+                let input = gcm(src_len, dst_len, params(aad, padded, unaligned));
+                let cipher = check_gcm(&input, can);
+                assert_eq!(cipher.is_some(), ok);
+                let Some(cipher) = cipher else {
+                    continue;
+                };
+                let passed_on = matches!(
+                    cipher,
+                    aes::Cipher::Gcm {
+                        key: 0x0102_0304,
+                        tag: [0x77, .., 0x77],
+                        iv: [0x69, .., 0x69],
+                        aad_len,
+                        aad_padded_len,
+                        tail,
+                    } if aad_len == aad && aad_padded_len == padded && tail == mode
+                );
+                assert!(passed_on);
+            }
+        }
+        // By its own extended status.
+        let input = gcm(0, 0, params(0, 0, 1));
+        assert_eq!(ext(check_aes(&input, 0, true)), Some(117));
+    }
+
+    // 3.5: only a successful GCM encryption fills in tag and IV.
+    #[test]
+    fn a_tag_is_that_of_an_encryption() -> Result {
+        let completion = aes::Completion {
+            tag: [0x11; 16],
+            iv: [0x22; 12],
+            tail_len: 0,
+            fips_approved: true,
+            len: 4096,
+            error: 0,
+            status: 0,
+        };
+        let caller = || aes::Caller { session: 3, app: 9 };
+        let cases = [
+            (0, false, true),
+            (0, true, false),
+            (1, false, false),
+            (1, true, false),
+        ];
+        for (number, decrypt, has_tag) in cases {
+            let input = match number {
+                0 => gcm(4096, 8192, params(0, 0, 0)),
+                _ => xts(|input| input.dst_len = 8192),
+            };
+            let request = aes::Request {
+                decrypt,
+                caller: caller(),
+                cipher: check_aes(&input, number, true).map_err(|failure| failure.error)?,
+                len: 4096,
+            };
+            let mut out = AesOut::new(0x1234);
+            set_done(&mut out, &input, &request, &completion);
+            assert_eq!((out.ctxt, out.result, out.ext), (0x1234, 0, 0));
+            assert_eq!(out.byte_count, 4096);
+            assert_eq!(out.fips_approved, 1);
+            assert_eq!(out.tag, if has_tag { [0x11; 16] } else { [0; 16] });
+            assert_eq!(out.iv, if has_tag { [0x22; 12] } else { [0; 12] });
+        }
+        Ok(())
+    }
+
+    // 3.4.
+    #[test]
+    fn a_reset_is_of_type_1_or_2() {
+        for condition in [Condition::Running, Condition::Recovering, Condition::Absent] {
+            assert_eq!(reset_kind(condition, 1), Ok(Stop::Reset));
+            assert_eq!(reset_kind(condition, 2), Ok(Stop::Disable));
+            for kind in [0, 3, 0x0100_0001, u32::MAX] {
+                assert_eq!(reset_kind(condition, kind), Err(4));
+            }
+        }
+        for kind in [0, 1, 2, 3] {
+            assert_eq!(reset_kind(Condition::Dead, kind), Err(2));
+        }
+    }
+
+    #[test]
+    fn a_reset_says_what_became_of_it() {
+        let cases = [
+            (Ok(Ok(Outcome::Done)), Ok(()), 0),
+            (Ok(Ok(Outcome::Failed)), Err(EIO), 3),
+            (Ok(Ok(Outcome::BadState)), Err(EINVAL), 2),
+            (Ok(Ok(Outcome::Refused)), Err(EINVAL), 6),
+            (Ok(Err(NotServed::TimedOut)), Err(EINVAL), 1),
+            (Ok(Err(NotServed::Killed)), Err(EINTR), 1),
+            (Ok(Err(NotServed::NoMemory)), Err(ENOMEM), 3),
+            (Err(4), Err(EINVAL), 4),
+            (Err(2), Err(EINVAL), 2),
+        ];
+        for (outcome, result, status) in cases {
+            assert_eq!(reset_result(outcome), (result, status));
+        }
+    }
+
+    // 3.2 and 3.5, rows 4 and 5; 3.1, row 2.
+    #[test]
+    fn a_controller_that_takes_no_commands_says_so() {
+        let cases = [
+            (Condition::Running, None),
+            (Condition::Recovering, Some((EAGAIN, 0x0400_0001))),
+            (Condition::Dead, Some((EAGAIN, 10))),
+            (Condition::Absent, Some((ENODEV, 0))),
+            (Condition::Gone, Some((ENODEV, 0))),
+        ];
+        for (condition, failure) in cases {
+            let result = check_condition(condition, 10).err();
+            assert_eq!(result.map(|failure| (failure.error, failure.ext)), failure);
+        }
+    }
+
+    // 3.8: RECOVERING says that the device has not carried it out, ABORTED that it may have.
+    #[test]
+    fn a_command_without_completion_has_an_error() {
+        let cases = [
+            (Lost::Busy, EAGAIN, 0x0400_0002, false, false),
+            (Lost::TimedOut, EAGAIN, 0x0400_0002, true, false),
+            (Lost::Deserted, EAGAIN, 0x0400_0002, true, false),
+            (Lost::Halted, EAGAIN, 0x0400_0002, true, true),
+            (Lost::Refused, EAGAIN, 0x0400_0001, false, false),
+            (Lost::Interrupted, EINTR, 0x0400_0002, false, false),
+            (Lost::Killed, EINTR, 0x0400_0002, true, false),
+        ];
+        for (lost, error, ext, was_sent, has_ended) in cases {
+            let lost = NotCompleted::from(lost);
+            assert_eq!((lost.failure.error, lost.failure.ext), (error, ext));
+            assert_eq!((lost.was_sent, lost.has_ended), (was_sent, has_ended));
+        }
+        let failed = NotCompleted::from(Failure::invalid(5));
+        assert_eq!((failed.failure.error, failed.failure.ext), (EINVAL, 5));
+        assert_eq!((failed.was_sent, failed.has_ended), (false, true));
+    }
 }

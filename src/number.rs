@@ -40,3 +40,31 @@ impl Drop for Number {
         tags::give(&TAKEN, self.0);
     }
 }
+
+#[kunit_tests(azihsm_number)]
+mod tests {
+    use super::*;
+
+    // Devices may have numbers already, but none come or go while the module is loaded.
+    #[test]
+    fn numbers_are_the_lowest_that_are_free() -> Result {
+        let first = Number::take()?;
+        let second = Number::take()?;
+        let third = Number::take()?;
+        assert!(first.get() < second.get());
+        assert!(second.get() < third.get());
+
+        let free = second.get();
+        drop(second);
+        let again = Number::take()?;
+        assert_eq!(again.get(), free);
+        let next = Number::take()?;
+        assert!(next.get() > third.get());
+        Ok(())
+    }
+
+    #[test]
+    fn there_are_as_many_as_nodes() {
+        assert!(TAKEN.len() * 64 >= 16 * 65);
+    }
+}

@@ -359,3 +359,98 @@ impl Drop for HeldBack {
         self.0.opens_held_back.fetch_sub(1, Full);
     }
 }
+
+#[kunit_tests(azihsm_orphans)]
+mod tests {
+    use super::*;
+
+    fn orphans() -> Result<Arc<Orphans>> {
+        Orphans::new(Gate::new()?)
+    }
+
+    #[test]
+    fn what_is_noted_is_taken_once() -> Result {
+        let orphans = orphans()?;
+        for id in [0, 7, 63] {
+            assert!(orphans.is_empty());
+            orphans.keep(id);
+            orphans.keep(id);
+            assert!(!orphans.is_empty());
+            assert_eq!(orphans.orphaned(), 1);
+            assert!(!orphans.take(id ^ 1));
+            assert!(orphans.take(id));
+            assert!(!orphans.take(id));
+        }
+        Ok(())
+    }
+
+    // A device may say anything.
+    #[test]
+    fn a_session_that_cannot_be_is_not_noted() -> Result {
+        let orphans = orphans()?;
+        for id in [64, 128, u16::MAX] {
+            orphans.keep(id);
+            orphans.gain_owner(id, 0);
+            assert!(orphans.is_empty());
+            assert!(!orphans.take(id));
+            assert!(!orphans.is_owned(id));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn owners_are_counted() -> Result {
+        let orphans = orphans()?;
+        orphans.gain_owner(3, 0);
+        let closing = orphans.closing(3);
+        assert_eq!(closing.id(), 3);
+        assert!(orphans.is_owned(3));
+        assert!(!orphans.is_owned(4));
+        assert_eq!(orphans.owned(), 1);
+        orphans.lose_owner(3, 0);
+        assert!(orphans.is_owned(3));
+        drop(closing);
+        assert!(!orphans.is_owned(3));
+        // There is none to lose.
+        orphans.lose_owner(3, 0);
+        orphans.gain_owner(3, 0);
+        assert!(orphans.is_owned(3));
+        Ok(())
+    }
+
+    #[test]
+    fn a_new_era_has_no_owners() -> Result {
+        let orphans = orphans()?;
+        orphans.gain_owner(3, orphans.era());
+        let old = orphans.era();
+        orphans.begin_era();
+        assert!(orphans.era() != old);
+        assert!(!orphans.is_owned(3));
+        // One of the new era does not lose what one of the old one gives up.
+        orphans.gain_owner(3, orphans.era());
+        orphans.lose_owner(3, old);
+        assert!(orphans.is_owned(3));
+        orphans.lose_owner(3, orphans.era());
+        assert!(!orphans.is_owned(3));
+        Ok(())
+    }
+
+    #[test]
+    fn opens_are_counted_and_held_back() -> Result {
+        let orphans = orphans()?;
+        let Some(opening) = orphans.try_open() else {
+            return Err(EINVAL);
+        };
+        let second = opening.clone();
+        assert_eq!((orphans.opens(), second.era()), (2, opening.era()));
+        let held_back = (orphans.hold_opens_back(), orphans.hold_opens_back());
+        assert!(orphans.try_open().is_none());
+        drop(held_back.0);
+        assert!(orphans.try_open().is_none());
+        drop(held_back.1);
+        assert!(orphans.try_open().is_some());
+        drop((opening, second));
+        assert_eq!(orphans.opens(), 0);
+        Ok(())
+    }
+}

@@ -4,7 +4,10 @@
 //!
 //! Documentation/abi.rst 5.2. They are declared in the crate root.
 
-use kernel::time::Delta;
+use kernel::{
+    prelude::*,
+    time::Delta, //
+};
 
 use crate::{
     lockless::slot,
@@ -49,25 +52,128 @@ fn entries(wanted: i32, most: u64) -> u16 {
 
 /// Returns how many buffers AES data is copied through.
 pub(crate) fn aes_bounce_buffers() -> usize {
-    let wanted = compat::value(&module_parameters::aes_bounce_buffers);
+    bounce_buffers(compat::value(&module_parameters::aes_bounce_buffers))
+}
+
+/// Brings `wanted` buffers within the bounds.
+fn bounce_buffers(wanted: i32) -> usize {
     usize::try_from(wanted.max(0))
         .map_or(MAX_BOUNCE_BUFFERS, |wanted| wanted.min(MAX_BOUNCE_BUFFERS))
 }
 
 /// Returns how long a command may take.
 pub(crate) fn command_timeout() -> Delta {
-    let wanted = i64::from(compat::value(&module_parameters::abort_timeout_in_sec));
+    timeout(compat::value(&module_parameters::abort_timeout_in_sec))
+}
+
+/// Brings `wanted` seconds within the bounds.
+fn timeout(wanted: i32) -> Delta {
+    let wanted = i64::from(wanted);
     Delta::from_secs(wanted.clamp(MIN_COMMAND_TIMEOUT_SECS, MAX_COMMAND_TIMEOUT_SECS))
 }
 
 /// Returns how long the completion of a command is looked for before the caller goes to sleep, if it
 /// is at all.
 pub(crate) fn poll() -> Option<Delta> {
-    let wanted = compat::value(&module_parameters::poll_us);
+    spin(compat::value(&module_parameters::poll_us))
+}
+
+/// Brings `wanted` microseconds within the bounds; none are 0.
+fn spin(wanted: i32) -> Option<Delta> {
     (wanted > 0).then(|| Delta::from_micros(i64::from(wanted.min(MAX_POLL_US))))
 }
 
 /// Returns whether a physical function may be reset.
 pub(crate) fn may_reset_physical() -> bool {
     compat::flag(&module_parameters::pf_lvl2_abort_enabled)
+}
+
+// The bounds are those of abi.rst 5.2.
+#[kunit_tests(azihsm_params)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_have_2_to_1024_entries_and_no_more_than_the_device_takes() {
+        let cases = [
+            (16, 1024, 16),
+            (2, 1024, 2),
+            (1, 1024, 2),
+            (0, 1024, 2),
+            (i32::MIN, 1024, 2),
+            (1024, 1024, 1024),
+            (1025, 1024, 1024),
+            (65536 + 16, 1024, 1024),
+            (i32::MAX, 1024, 1024),
+            // A device may say anything.
+            (1024, 65536, 1024),
+            (1024, u64::MAX, 1024),
+            (1024, 8, 8),
+            (16, 1, 2),
+            (16, 0, 2),
+        ];
+        for (wanted, most, taken) in cases {
+            assert_eq!(entries(wanted, most), taken);
+        }
+    }
+
+    #[test]
+    fn there_are_at_most_1024_bounce_buffers() {
+        let cases = [
+            (i32::MIN, 0),
+            (-1, 0),
+            (0, 0),
+            (72, 72),
+            (1024, 1024),
+            (1025, 1024),
+            (i32::MAX, 1024),
+        ];
+        for (wanted, taken) in cases {
+            assert_eq!(bounce_buffers(wanted), taken);
+        }
+    }
+
+    #[test]
+    fn commands_have_6_seconds_at_least_and_a_day_at_most() {
+        let cases = [
+            (i32::MIN, 6),
+            (0, 6),
+            (5, 6),
+            (6, 6),
+            (7, 7),
+            (86_400, 86_400),
+            (86_401, 86_400),
+            (i32::MAX, 86_400),
+        ];
+        for (wanted, secs) in cases {
+            assert_eq!(timeout(wanted).as_millis(), secs * 1000);
+        }
+    }
+
+    #[test]
+    fn a_processor_is_kept_busy_for_a_millisecond_at_most() {
+        let cases = [
+            (i32::MIN, None),
+            (-1, None),
+            (0, None),
+            (1, Some(1000)),
+            (1000, Some(1_000_000)),
+            (1001, Some(1_000_000)),
+            (i32::MAX, Some(1_000_000)),
+        ];
+        for (wanted, nanos) in cases {
+            assert_eq!(spin(wanted).map(Delta::as_nanos), nanos);
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        // As this machine loads the module.
+        assert_eq!(hsm_entries(1024), 16);
+        assert_eq!(aes_entries(1024), 16);
+        assert_eq!(aes_bounce_buffers(), 72);
+        assert_eq!(command_timeout().as_millis(), 6000);
+        assert!(poll().is_none());
+        assert!(may_reset_physical());
+    }
 }

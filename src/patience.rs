@@ -150,3 +150,58 @@ impl Wait {
         }
     }
 }
+
+#[kunit_tests(azihsm_patience)]
+mod tests {
+    use super::*;
+
+    fn patience(timeout: Option<Delta>) -> Patience {
+        Patience {
+            timeout,
+            killable: true,
+        }
+    }
+
+    #[test]
+    fn a_wait_is_over_after_its_time() {
+        assert!(patience(Some(Delta::ZERO)).start().is_over());
+        assert!(!patience(Some(Delta::from_secs(3600))).start().is_over());
+        assert!(!patience(None).start().is_over());
+    }
+
+    #[test]
+    fn who_waits_gets_the_signal_or_gives_up() -> Result {
+        let permits = Permits::new()?;
+        let wait = patience(Some(Delta::ZERO)).start();
+        let event = &permits.handed_over;
+        assert_eq!(wait.wait(event, 1), Waited::TimedOut);
+        event.signal();
+        assert_eq!(wait.for_event(event), Waited::Done);
+        assert_eq!(wait.wait(event, 1), Waited::TimedOut);
+        Ok(())
+    }
+
+    #[test]
+    fn a_permit_is_handed_over() -> Result {
+        let permits = Permits::new()?;
+        permits.add(1);
+        assert_eq!(permits.take(|_| Waited::Killed), Ok(()));
+        assert_eq!(permits.take(|_| Waited::Killed), Err(Waited::Killed));
+        // It comes while somebody waits.
+        let result = permits.take(|handed_over| {
+            permits.give();
+            handed_over.wait(1)
+        });
+        assert_eq!(result, Ok(()));
+        // It comes when somebody has given up waiting, who must have it then.
+        let result = permits.take(|_| {
+            permits.give();
+            Waited::TimedOut
+        });
+        assert_eq!(result, Ok(()));
+        assert_eq!(permits.take(|_| Waited::TimedOut), Err(Waited::TimedOut));
+        permits.give();
+        assert_eq!(permits.take(|_| Waited::TimedOut), Ok(()));
+        Ok(())
+    }
+}

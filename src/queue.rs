@@ -1005,4 +1005,20 @@ mod tests {
         watch.look(Some(7), u32::MAX, false);
         assert_eq!(age(&watch), u32::MAX);
     }
+
+    #[test]
+    fn what_was_lost_may_have_been_sent() {
+        let cases = [
+            (Lost::Busy, false),
+            (Lost::Interrupted, false),
+            (Lost::Refused, false),
+            (Lost::TimedOut, true),
+            (Lost::Deserted, true),
+            (Lost::Killed, true),
+            (Lost::Halted, true),
+        ];
+        for (lost, was_sent) in cases {
+            assert_eq!(lost.was_sent(), was_sent);
+        }
+    }
 }

@@ -608,4 +608,84 @@ mod tests {
             assert_eq!(situation.decide(), action);
         });
     }
+
+    // Words that stand for nothing are the least that can be hoped for.
+    #[test]
+    fn other_words_are_the_worst() {
+        for word in [5, 6, 0x100, u32::MAX] {
+            assert_eq!(Condition::from(word), Condition::Gone);
+            assert_eq!(Outcome::from(word), Outcome::Refused);
+        }
+    }
+
+    // Documentation/recovery.rst 3 and 4.
+    #[test]
+    fn running_is_decided_as_documented() {
+        each(Condition::Running, |situation| {
+            let reset = |cause| match situation.may_reset {
+                true => Action::Reset(Stop::Disable, cause),
+                false => Action::Cut(cause),
+            };
+            let action = if situation.health == Health::Absent {
+                Action::Leave
+            } else if situation.health == Health::Fault {
+                reset(Cause::Fault)
+            } else if situation.health == Health::NotReady {
+                reset(Cause::ReadyLost)
+            } else if let Some(how) = situation.asked {
+                match situation.may_reset {
+                    true => Action::Reset(how, Cause::Asked),
+                    false => Action::Refuse,
+                }
+            } else if situation.overdue {
+                Action::Abort
+            } else if situation.sessions {
+                Action::Flush
+            } else {
+                Action::Nothing
+            };
+            assert_eq!(situation.decide(), action);
+        });
+    }
+
+    // What no situation leads to.
+    #[test]
+    fn some_things_are_never_done() {
+        for condition in [
+            Condition::Running,
+            Condition::Recovering,
+            Condition::Dead,
+            Condition::Absent,
+            Condition::Gone,
+        ] {
+            each(condition, |situation| {
+                let running = condition == Condition::Running;
+                let well = running && situation.health == Health::Good;
+                let possible = match situation.decide() {
+                    Action::Nothing => true,
+                    // Only a controller that is well is sent commands, or told to reset as asked.
+                    Action::Abort => well && situation.overdue,
+                    Action::Flush => well && situation.sessions,
+                    Action::Refuse => well && situation.asked.is_some(),
+                    Action::Reset(how, Cause::Asked) => well && situation.asked == Some(how),
+                    Action::Reset(Stop::Reset, _) => false,
+                    // One that is absent is neither reset nor cut off.
+                    Action::Reset(..) | Action::Cut(_) => situation.health != Health::Absent,
+                    Action::Leave => situation.health == Health::Absent,
+                };
+                assert!(possible);
+                // The cause is that of the condition.
+                if let Action::Reset(_, cause) | Action::Cut(cause) = situation.decide() {
+                    let of = match cause {
+                        Cause::Asked | Cause::Fault | Cause::ReadyLost => Condition::Running,
+                        Cause::Retry => Condition::Dead,
+                        Cause::Returned => Condition::Absent,
+                        // Found out by aborting, and when the device is given back.
+                        Cause::Unresponsive | Cause::Resumed => Condition::Gone,
+                    };
+                    assert_eq!(condition, of);
+                }
+            });
+        }
+    }
 }

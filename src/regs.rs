@@ -79,6 +79,41 @@ register! {
     }
 }
 
+impl CAP {
+    /// Returns how long the controller may take to become ready, or to stop (2.8.5).
+    fn ready_timeout(self) -> Delta {
+        // The device's own firmware takes 10 s; what it says may be anything.
+        const MAX_UNITS: u8 = 60;
+
+        let units = i64::from(u8::from(self.to()).min(MAX_UNITS));
+        Delta::from_millis((units + 1) * 500)
+    }
+}
+
+impl CC {
+    /// Returns what enables the controller (2.4). The entry sizes are fixed, and are checked against
+    /// what the device says of them before the first queue is made.
+    fn enabled(self) -> Self {
+        self.with_const_iosqes::<6>()
+            .with_const_iocqes::<4>()
+            .with_const_aes_sqes::<7>()
+            .with_const_aes_cqes::<6>()
+            .with_en(true)
+    }
+}
+
+impl AQA {
+    /// Returns the attributes of an admin queue of `size` entries per ring (2.10).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is no such queue.
+    fn of_size(size: u16) -> Result<Self> {
+        let last = size.checked_sub(1).ok_or(EINVAL)?;
+        AQA::zeroed().try_with_asqs(last)?.try_with_acqs(last)
+    }
+}
+
 /// Queue numbers that have doorbells.
 const QUEUES: usize = SZ_4K / 8;
 
@@ -253,11 +288,7 @@ impl<'bound> Registers<'bound> {
     ///
     /// As [`Self::capabilities`].
     fn ready_timeout(&self) -> Result<Delta> {
-        // The device's own firmware takes 10 s; what it says may be anything.
-        const MAX_UNITS: u8 = 60;
-
-        let units = i64::from(u8::from(self.capabilities()?.to()).min(MAX_UNITS));
-        Ok(Delta::from_millis((units + 1) * 500))
+        Ok(self.capabilities()?.ready_timeout())
     }
 
     /// Waits until the controller is ready, or until it is not.
@@ -295,23 +326,11 @@ impl<'bound> Registers<'bound> {
     ///
     /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
     pub(crate) fn enable(&self, sq: u64, cq: u64, size: u16) -> Result {
-        let last = size.checked_sub(1).ok_or(EINVAL)?;
-        self.bar
-            .write_reg(AQA::zeroed().try_with_asqs(last)?.try_with_acqs(last)?);
+        self.bar.write_reg(AQA::of_size(size)?);
         self.bar.try_write(ASQ, ASQ::from_raw(sq))?;
         self.bar.try_write(ACQ, ACQ::from_raw(cq))?;
 
-        // The entry sizes are fixed, and are checked against what the device says of them before
-        // the first queue is made.
-        let cc = self
-            .bar
-            .read(CC)
-            .with_const_iosqes::<6>()
-            .with_const_iocqes::<4>()
-            .with_const_aes_sqes::<7>()
-            .with_const_aes_cqes::<6>()
-            .with_en(true);
-        self.bar.write_reg(cc);
+        self.bar.write_reg(self.bar.read(CC).enabled());
         self.wait_ready(true)
     }
 
@@ -367,5 +386,156 @@ impl<'bound> Doorbells<'bound> {
         if let Some(doorbell) = CQ_HEAD::try_at(usize::from(queue.get())) {
             self.bar.write(doorbell, CQ_HEAD::from_raw(head));
         }
+    }
+}
+
+#[kunit_tests(azihsm_regs)]
+mod tests {
+    use super::*;
+    use kernel::io::register::{
+        Register,
+        RegisterArray, //
+    };
+
+    // What the device reads (2.2).
+    const PRESENT_CAP: u64 = 0x0010_0000_1403_03ff;
+
+    #[test]
+    fn registers_are_where_the_device_has_them() {
+        let offsets = [
+            (CAP::OFFSET, 0x00),
+            (CC::OFFSET, 0x14),
+            (CSTS::OFFSET, 0x1c),
+            (NSSR::OFFSET, 0x20),
+            (AQA::OFFSET, 0x24),
+            (ASQ::OFFSET, 0x28),
+            (ACQ::OFFSET, 0x30),
+        ];
+        for (offset, documented) in offsets {
+            assert_eq!(offset, documented);
+        }
+    }
+
+    #[test]
+    fn doorbells_are_8_bytes_apart() -> Result {
+        let doorbell = |first, stride, queue: QueueId| first + stride * usize::from(queue.get());
+        let sq = |queue| doorbell(SQ_TAIL::OFFSET, SQ_TAIL::STRIDE, queue);
+        let cq = |queue| doorbell(CQ_HEAD::OFFSET, CQ_HEAD::STRIDE, queue);
+        assert_eq!((sq(QueueId::ADMIN), cq(QueueId::ADMIN)), (0, 4));
+        assert_eq!(QueueId::hsm(0).map(|id| (sq(id), cq(id))), Ok((8, 12)));
+        assert_eq!(
+            QueueId::aes(129).map(|id| (sq(id), cq(id))),
+            Ok((3080, 3084))
+        );
+        for index in 0..QueueId::MAX_AES {
+            let id = QueueId::aes(index)?;
+            assert!(SQ_TAIL::try_at(usize::from(id.get())).is_some());
+            assert!(CQ_HEAD::try_at(usize::from(id.get())).is_some());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn doorbells_take_an_index_and_no_more() {
+        assert_eq!(SQ_TAIL::from_raw(0x0123).into_raw(), 0x0123);
+        assert_eq!(u16::from(CQ_HEAD::from_raw(0xc000_ffff).index()), 0xffff);
+    }
+
+    #[test]
+    fn queues_have_the_numbers_of_their_class() {
+        let hsm = [
+            (0, Ok(1)),
+            (64, Ok(65)),
+            (65, Err(EINVAL)),
+            (u16::MAX, Err(EINVAL)),
+        ];
+        for (index, id) in hsm {
+            assert_eq!(QueueId::hsm(index).map(QueueId::get), id);
+        }
+        let aes = [
+            (0, Ok(256)),
+            (129, Ok(385)),
+            (130, Err(EINVAL)),
+            (u16::MAX, Err(EINVAL)),
+        ];
+        for (index, id) in aes {
+            assert_eq!(QueueId::aes(index).map(QueueId::get), id);
+        }
+        assert_eq!(QueueId::ADMIN.get(), 0);
+    }
+
+    #[test]
+    fn capabilities_are_read_as_documented() {
+        let cap = CAP::from_raw(PRESENT_CAP);
+        assert_eq!(u16::from(cap.mqes()), 1023);
+        assert!(cap.cqr());
+        assert_eq!(u8::from(cap.to()), 20);
+        let others = CAP::from_raw(!(0xff << 24 | 1 << 16 | 0xffff));
+        assert_eq!(u16::from(others.mqes()), 0);
+        assert!(!others.cqr());
+        assert_eq!(u8::from(others.to()), 0);
+    }
+
+    #[test]
+    fn the_time_to_become_ready_is_bounded() {
+        let cases = [
+            (0u64, 500),
+            (1, 1000),
+            (20, 10_500),
+            (60, 30_500),
+            (255, 30_500),
+        ];
+        for (units, millis) in cases {
+            let timeout = CAP::from_raw(units << 24).ready_timeout();
+            assert_eq!(timeout.as_millis(), millis);
+        }
+    }
+
+    #[test]
+    fn enabling_sets_the_entry_sizes_and_leaves_the_rest_alone() {
+        assert_eq!(CC::from_raw(0).enabled().into_raw(), 0x6746_0001);
+        assert_eq!(CC::from_raw(0x1234_fffe).enabled().into_raw(), 0x6746_ffff);
+        assert_eq!(
+            CC::from_raw(0x6746_0001).with_en(false).into_raw(),
+            0x6746_0000
+        );
+    }
+
+    #[test]
+    fn the_admin_queue_has_as_many_entries_as_it_says() {
+        let cases = [
+            (2, Ok(0x0001_0001)),
+            (16, Ok(0x000f_000f)),
+            (4096, Ok(0x0fff_0fff)),
+        ];
+        for (size, raw) in cases {
+            assert_eq!(AQA::of_size(size).map(AQA::into_raw), raw);
+        }
+        for size in [0, 4097, u16::MAX] {
+            assert!(AQA::of_size(size).is_err());
+        }
+    }
+
+    #[test]
+    fn the_status_says_how_the_controller_is() {
+        let cases = [
+            (0x0000_0000, Health::NotReady),
+            (0x0000_0001, Health::Good),
+            (0x0000_0002, Health::Fault),
+            (0x0000_0003, Health::Fault),
+            // Of no concern (2.6).
+            (0x0000_003d, Health::Good),
+            (0x0000_003c, Health::NotReady),
+            (0xffff_fffe, Health::Fault),
+            (0xffff_ffff, Health::Absent),
+        ];
+        for (raw, health) in cases {
+            assert_eq!(Health::from(CSTS::from_raw(raw)), health);
+        }
+    }
+
+    #[test]
+    fn a_reset_takes_the_signature() {
+        assert_eq!(NSSR::from_raw(NSSR_SIGNATURE).into_raw(), 0x4e56_4d65);
     }
 }

@@ -30,77 +30,11 @@ use crate::{
     uapi, //
 };
 
-/// What a command means for the session of its descriptor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub(crate) enum Flow {
-    None = uapi::FLOW_NONE,
-    Open = uapi::FLOW_OPEN,
-    Close = uapi::FLOW_CLOSE,
-    InSession = uapi::FLOW_IN_SESSION,
-}
-
-impl Flow {
-    /// Returns the flow in the low bits of session flags.
-    pub(crate) fn of(flags: u8) -> Self {
-        match flags & uapi::FLOW_MASK {
-            uapi::FLOW_OPEN => Flow::Open,
-            uapi::FLOW_CLOSE => Flow::Close,
-            uapi::FLOW_IN_SESSION => Flow::InSession,
-            _ => Flow::None,
-        }
-    }
-}
-
-/// A session that the device gave to a descriptor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Session {
-    pub(crate) id: u16,
-    /// Short application identifier, for AES commands.
-    pub(crate) app: Option<u8>,
-}
-
-/// What a completed command says of sessions.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Report {
-    pub(crate) flow: Flow,
-    pub(crate) id: Option<u16>,
-    pub(crate) app: Option<u8>,
-    pub(crate) closed: bool,
-}
-
-impl Report {
-    /// Returns the session that a command has opened, if it has.
-    pub(crate) fn opened(&self, status: u16) -> Option<Session> {
-        match self {
-            Self {
-                flow: Flow::Open,
-                id: Some(id),
-                app,
-                ..
-            } if status == 0 => Some(Session { id: *id, app: *app }),
-            _ => None,
-        }
-    }
-
-    /// Returns whether a command has closed the session `id`.
-    pub(crate) fn has_closed(&self, id: u16) -> bool {
-        self.flow == Flow::Close && self.id == Some(id) && self.closed
-    }
-
-    /// Returns the session that a command should have closed but has not.
-    pub(crate) fn left_open(&self, status: u16) -> Option<u16> {
-        match self {
-            Self {
-                flow: Flow::Close,
-                id,
-                closed: false,
-                ..
-            } if status == 0 => *id,
-            _ => None,
-        }
-    }
-}
+pub(crate) use crate::wire::hsm::{
+    Flow,
+    Report,
+    Session, //
+};
 
 /// What a descriptor knows of its session; it may have one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -294,5 +228,382 @@ impl Drop for Token {
         if users.waiting.load(Relaxed) {
             users.changed.signal();
         }
+    }
+}
+
+// Documentation/abi.rst 3.2 and 4.3.
+#[kunit_tests(azihsm_session)]
+mod tests {
+    use super::*;
+    use crate::sys::gate::Gate;
+
+    const MINE: Session = Session {
+        id: 3,
+        app: Some(9),
+    };
+
+    const RECORDS: [Record; 4] = [
+        Record::Empty,
+        Record::Opening,
+        Record::Open(MINE),
+        Record::Closing(MINE),
+    ];
+
+    const FLOWS: [Flow; 4] = [Flow::None, Flow::Open, Flow::Close, Flow::InSession];
+
+    const NOTHING: Report = Report {
+        flow: Flow::None,
+        id: None,
+        app: None,
+        closed: false,
+    };
+
+    #[test]
+    fn flows_are_the_low_bits() {
+        for flags in 0..=u8::MAX {
+            let flow = match flags % 4 {
+                0 => Flow::None,
+                1 => Flow::Open,
+                2 => Flow::Close,
+                _ => Flow::InSession,
+            };
+            assert_eq!(Flow::of(flags), flow);
+            assert_eq!(flow as u8, flags % 4);
+        }
+    }
+
+    #[test]
+    fn commands_are_admitted_by_what_the_descriptor_has() {
+        use Record::{
+            Closing,
+            Empty,
+            Open,
+            Opening, //
+        };
+        // What it has, the flow and the ID of the command; the extended status, what it has then.
+        let cases = [
+            (Empty, Flow::None, None, Ok(()), Empty),
+            (Empty, Flow::Open, None, Ok(()), Opening),
+            (Empty, Flow::Open, Some(3), Ok(()), Opening),
+            (Empty, Flow::Close, Some(3), Err(12), Empty),
+            (Empty, Flow::Close, None, Err(12), Empty),
+            (Empty, Flow::InSession, Some(3), Err(12), Empty),
+            (Opening, Flow::None, None, Ok(()), Opening),
+            (Opening, Flow::Open, None, Err(11), Opening),
+            (Opening, Flow::Close, Some(3), Err(12), Opening),
+            (Opening, Flow::InSession, Some(3), Err(12), Opening),
+            (Open(MINE), Flow::None, Some(4), Ok(()), Open(MINE)),
+            (Open(MINE), Flow::Open, None, Err(11), Open(MINE)),
+            (Open(MINE), Flow::Close, Some(3), Ok(()), Closing(MINE)),
+            (Open(MINE), Flow::Close, Some(4), Err(14), Open(MINE)),
+            (Open(MINE), Flow::Close, Some(0x0103), Err(14), Open(MINE)),
+            (Open(MINE), Flow::Close, None, Err(14), Open(MINE)),
+            (Open(MINE), Flow::InSession, Some(3), Ok(()), Open(MINE)),
+            (Open(MINE), Flow::InSession, Some(4), Err(14), Open(MINE)),
+            (Open(MINE), Flow::InSession, None, Err(14), Open(MINE)),
+            (Closing(MINE), Flow::None, None, Ok(()), Closing(MINE)),
+            (Closing(MINE), Flow::Open, None, Err(11), Closing(MINE)),
+            (Closing(MINE), Flow::Close, Some(3), Err(12), Closing(MINE)),
+            (
+                Closing(MINE),
+                Flow::InSession,
+                Some(3),
+                Err(12),
+                Closing(MINE),
+            ),
+        ];
+        for (before, flow, id, result, after) in cases {
+            let mut record = before;
+            assert_eq!(record.admit(flow, id), result);
+            assert_eq!(record, after);
+        }
+    }
+
+    #[test]
+    fn an_open_is_recorded_as_the_device_says() {
+        let opened = Report {
+            flow: Flow::Open,
+            id: Some(5),
+            app: Some(7),
+            closed: false,
+        };
+        let session = |app| Record::Open(Session { id: 5, app });
+        let cases = [
+            (0, opened, session(Some(7))),
+            (
+                0,
+                Report {
+                    app: None,
+                    ..opened
+                },
+                session(None),
+            ),
+            // Closed says nothing of one that was opened.
+            (
+                0,
+                Report {
+                    closed: true,
+                    ..opened
+                },
+                session(Some(7)),
+            ),
+            (0, Report { id: None, ..opened }, Record::Empty),
+            (0, NOTHING, Record::Empty),
+            (
+                0,
+                Report {
+                    flow: Flow::InSession,
+                    ..opened
+                },
+                Record::Empty,
+            ),
+            (
+                0,
+                Report {
+                    flow: Flow::Close,
+                    ..opened
+                },
+                Record::Empty,
+            ),
+            (
+                0,
+                Report {
+                    flow: Flow::None,
+                    ..opened
+                },
+                Record::Empty,
+            ),
+            (1, opened, Record::Empty),
+            (0x7ff, opened, Record::Empty),
+        ];
+        for (status, report, after) in cases {
+            let mut record = Record::Opening;
+            record.completed(Flow::Open, status, &report);
+            assert_eq!(record, after);
+        }
+    }
+
+    #[test]
+    fn a_close_is_recorded_as_the_device_says() {
+        let closed = Report {
+            flow: Flow::Close,
+            id: Some(3),
+            app: None,
+            closed: true,
+        };
+        let open = Record::Open(MINE);
+        let cases = [
+            (0, closed, Record::Empty),
+            // Any status (4.3).
+            (7, closed, Record::Empty),
+            (
+                0,
+                Report {
+                    closed: false,
+                    ..closed
+                },
+                open,
+            ),
+            (0, Report { id: None, ..closed }, open),
+            (
+                0,
+                Report {
+                    id: Some(4),
+                    ..closed
+                },
+                open,
+            ),
+            (
+                0,
+                Report {
+                    flow: Flow::InSession,
+                    ..closed
+                },
+                open,
+            ),
+            (
+                0,
+                Report {
+                    flow: Flow::None,
+                    ..closed
+                },
+                open,
+            ),
+            (
+                0,
+                Report {
+                    flow: Flow::Open,
+                    ..closed
+                },
+                open,
+            ),
+            (7, NOTHING, open),
+        ];
+        for (status, report, after) in cases {
+            let mut record = Record::Closing(MINE);
+            record.completed(Flow::Close, status, &report);
+            assert_eq!(record, after);
+        }
+    }
+
+    #[test]
+    fn other_commands_change_nothing() {
+        for before in RECORDS {
+            for flow in [Flow::None, Flow::InSession] {
+                for told in FLOWS {
+                    let report = Report {
+                        flow: told,
+                        id: Some(3),
+                        app: Some(1),
+                        closed: true,
+                    };
+                    let mut record = before;
+                    record.completed(flow, 0, &report);
+                    record.not_sent(flow);
+                    record.lost(flow);
+                    assert_eq!(record, before);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_changes_nothing() {
+        let cases = [
+            (Flow::Open, None, Record::Empty),
+            (Flow::Close, Some(3), Record::Open(MINE)),
+            (Flow::InSession, Some(3), Record::Open(MINE)),
+        ];
+        for (flow, id, before) in cases {
+            let mut record = before;
+            assert_eq!(record.admit(flow, id), Ok(()));
+            record.not_sent(flow);
+            assert_eq!(record, before);
+        }
+    }
+
+    // 4.3: a close that fails with ABORTED empties the place.
+    #[test]
+    fn what_was_lost_leaves_nothing() {
+        for (flow, id, before) in [
+            (Flow::Open, None, Record::Empty),
+            (Flow::Close, Some(3), Record::Open(MINE)),
+        ] {
+            let mut record = before;
+            assert_eq!(record.admit(flow, id), Ok(()));
+            record.lost(flow);
+            assert_eq!(record, Record::Empty);
+        }
+    }
+
+    #[test]
+    fn a_session_is_used_while_it_is_open() {
+        let cases = [
+            (Record::Empty, None, None),
+            (Record::Opening, None, None),
+            (Record::Open(MINE), Some(3), Some(MINE)),
+            (Record::Closing(MINE), Some(3), None),
+        ];
+        for (record, id, session) in cases {
+            assert_eq!(record.id(), id);
+            assert_eq!(record.session(), session);
+        }
+        assert_eq!(Record::default(), Record::Empty);
+    }
+
+    // Documentation/device.rst 5.5: what makes an orphan of a command that nobody waited for.
+    #[test]
+    fn a_close_that_failed_leaves_the_session() {
+        let failed = Report {
+            flow: Flow::Close,
+            id: Some(3),
+            app: None,
+            closed: false,
+        };
+        let cases = [
+            (0, failed, Some(3)),
+            (1, failed, None),
+            (
+                0,
+                Report {
+                    closed: true,
+                    ..failed
+                },
+                None,
+            ),
+            (0, Report { id: None, ..failed }, None),
+            (
+                0,
+                Report {
+                    flow: Flow::Open,
+                    ..failed
+                },
+                None,
+            ),
+            (0, NOTHING, None),
+        ];
+        for (status, report, left) in cases {
+            assert_eq!(report.left_open(status), left);
+        }
+    }
+
+    /// The users of a session whose device is not there.
+    fn users() -> Result<(Arc<Users>, Arc<Orphans>)> {
+        let orphans = Orphans::new(Gate::new()?)?;
+        Ok((Users::new(orphans.clone())?, orphans))
+    }
+
+    #[test]
+    fn a_close_waits_for_the_users() -> Result {
+        let (users, _) = users()?;
+        let idle = |answer| users.wait_idle(|_| answer);
+        // Nobody is asked to sleep.
+        assert_eq!(idle(Waited::Killed), Ok(()));
+        let first = users.token();
+        let second = users.token();
+        assert_eq!(idle(Waited::Killed), Err(Waited::Killed));
+        drop(first);
+        assert_eq!(idle(Waited::TimedOut), Err(Waited::TimedOut));
+
+        // The last one leaves while somebody waits, and says so.
+        let mut second = Some(second);
+        let mut slept = 0;
+        let result = users.wait_idle(|changed| {
+            slept += 1;
+            drop(second.take());
+            changed.wait(1)
+        });
+        assert_eq!(result, Ok(()));
+        assert_eq!(slept, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_user_of_a_closed_descriptor_leaves_the_session() -> Result {
+        let (users, orphans) = users()?;
+        orphans.gain_owner(3, 0);
+        let first = users.token();
+        let second = users.token();
+        assert!(!users.close(3, 0));
+        drop(first);
+        assert!(orphans.is_owned(3));
+        assert!(!orphans.take(3));
+        drop(second);
+        assert!(!orphans.is_owned(3));
+        // The work finds no device, so that nobody else takes it.
+        assert!(orphans.take(3));
+        orphans.stop();
+        Ok(())
+    }
+
+    #[test]
+    fn without_users_a_session_is_flushed_at_once() -> Result {
+        for session in [0, 3, u16::MAX] {
+            let (users, orphans) = users()?;
+            drop(users.token());
+            assert!(users.close(session, 0));
+            assert!(orphans.is_empty());
+        }
+        Ok(())
     }
 }

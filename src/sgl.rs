@@ -9,78 +9,20 @@ use kernel::{
         Bound,
         Device, //
     },
-    dma::{
-        DataDirection,
-        DmaAddress, //
-    },
+    dma::DataDirection,
     prelude::*,
-    sizes::SZ_4K,
     uaccess::UserPtr, //
 };
-use zerocopy_derive::Immutable;
 
-use crate::sys::{
-    dma::Buffer,
-    pin::UserMemory, //
+use crate::{
+    sys::{
+        dma::Buffer,
+        pin::UserMemory, //
+    },
+    wire::sgl,
 };
 
-/// A descriptor (6.4.1).
-#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, PartialEq)]
-#[repr(C)]
-pub(crate) struct Sgl {
-    address: [u32; 2],
-    len: u32,
-    reserved: [u8; 3],
-    kind: u8,
-}
-static_assert!(size_of::<Sgl>() == Sgl::BYTES);
-
-impl Sgl {
-    /// Size of a descriptor.
-    pub(crate) const BYTES: usize = 16;
-
-    const DATA: u8 = 0 << 4;
-    const SEGMENT: u8 = 2 << 4;
-    const LAST_SEGMENT: u8 = 3 << 4;
-
-    fn new(kind: u8, address: DmaAddress, len: u32) -> Self {
-        Self {
-            address: dwords(address),
-            len: len.to_le(),
-            reserved: [0; 3],
-            kind,
-        }
-    }
-
-    /// Describes `len` bytes of data.
-    pub(crate) fn data(address: DmaAddress, len: u32) -> Self {
-        Self::new(Self::DATA, address, len)
-    }
-
-    /// Describes the segment at `address`, when `count` data descriptors are left: all of them if
-    /// they fit, else as many as do, with the descriptor of the next segment behind them.
-    pub(crate) fn segment(address: DmaAddress, count: usize) -> Self {
-        if count <= PER_SEGMENT {
-            // CAST: At most a segment.
-            Self::new(Self::LAST_SEGMENT, address, (count * Self::BYTES) as u32)
-        } else {
-            // CAST: A small constant.
-            Self::new(Self::SEGMENT, address, SEGMENT_BYTES as u32)
-        }
-    }
-}
-
-/// Splits an address into the dwords of an entry or descriptor.
-pub(crate) fn dwords(address: DmaAddress) -> [u32; 2] {
-    // CAST: Takes half of the bits each.
-    [(address as u32).to_le(), ((address >> 32) as u32).to_le()]
-}
-
-/// Size of a segment, which may not cross a multiple of it (6.4.3).
-const SEGMENT_BYTES: usize = SZ_4K;
-
-/// Data descriptors of a segment that another one follows.
-const PER_SEGMENT: usize = SEGMENT_BYTES / Sgl::BYTES - 1;
+pub(crate) use sgl::Sgl;
 
 /// User memory that the device accesses in place, with the list that describes it.
 ///
@@ -107,9 +49,9 @@ impl Scattered {
         // CAST: Widening.
         let memory = UserMemory::new(dev, address, len as usize, direction)?;
         let count = memory.part_count();
-        let mut segments = KVec::with_capacity(count.div_ceil(PER_SEGMENT), GFP_KERNEL)?;
-        for _ in 0..count.div_ceil(PER_SEGMENT) {
-            segments.push(Buffer::new(dev, SEGMENT_BYTES)?, GFP_KERNEL)?;
+        let mut segments = KVec::with_capacity(sgl::segments(count), GFP_KERNEL)?;
+        for _ in 0..sgl::segments(count) {
+            segments.push(Buffer::new(dev, sgl::SEGMENT_BYTES)?, GFP_KERNEL)?;
         }
         let this = Self { segments, memory };
         this.write()?;
@@ -118,27 +60,20 @@ impl Scattered {
 
     /// Writes the list.
     fn write(&self) -> Result {
-        let mut left = self.memory.part_count();
+        let segment = |index| self.segments.get(index).ok_or(EINVAL);
         let mut parts = self.memory.parts();
 
-        for (index, segment) in self.segments.iter().enumerate() {
-            let here = left.min(PER_SEGMENT);
-            for slot in 0..here {
-                let (address, len) = parts.next().ok_or(EINVAL)?;
-                segment.write(slot * Sgl::BYTES, Sgl::data(address, len).as_bytes())?;
-            }
-            left -= here;
-            if let Some(next) = self.segments.get(index + 1) {
-                let link = Sgl::segment(next.dma_address(), left);
-                segment.write(PER_SEGMENT * Sgl::BYTES, link.as_bytes())?;
-            }
-        }
-        Ok(())
+        sgl::write_list(
+            self.memory.part_count(),
+            || parts.next().ok_or(EINVAL),
+            |index| segment(index).map(Buffer::dma_address),
+            |index, offset, sgl| segment(index)?.write(offset, sgl.as_bytes()),
+        )
     }
 
     /// Returns how many bytes the memory and its list are, in pages.
     pub(crate) fn bytes(&self) -> usize {
-        let list = self.segments.len().saturating_mul(SEGMENT_BYTES);
+        let list = self.segments.len().saturating_mul(sgl::SEGMENT_BYTES);
         list.saturating_add(self.memory.pinned_bytes())
     }
 
@@ -149,5 +84,127 @@ impl Scattered {
             // There is at least one.
             None => Sgl::default(),
         }
+    }
+}
+
+// Documentation/device.rst 6.4.
+#[kunit_tests(azihsm_sgl)]
+mod tests {
+    use super::*;
+    use sgl::{
+        segments,
+        write_list, //
+    };
+
+    const HERE: u64 = 0x0123_4567_89ab_c000;
+
+    #[test]
+    fn descriptors_are_laid_out_as_documented() {
+        let data = Sgl::data(HERE + 5, 0x0506_0708);
+        let bytes = [
+            0x05, 0xc0, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01, 8, 7, 6, 5, 0, 0, 0, 0x00,
+        ];
+        assert_eq!(data.as_bytes(), bytes);
+        let cases: [(usize, [u8; 4], u8); 5] = [
+            (1, [0x10, 0x00, 0, 0], 0x30),
+            (254, [0xe0, 0x0f, 0, 0], 0x30),
+            (255, [0xf0, 0x0f, 0, 0], 0x30),
+            (256, [0x00, 0x10, 0, 0], 0x20),
+            (511, [0x00, 0x10, 0, 0], 0x20),
+        ];
+        for (count, [a, b, c, d], kind) in cases {
+            let segment = Sgl::segment(HERE, count);
+            let bytes = [
+                0x00, 0xc0, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01, a, b, c, d, 0, 0, 0, kind,
+            ];
+            assert_eq!(segment.as_bytes(), bytes);
+        }
+        assert_eq!(Sgl::default().as_bytes(), [0; 16]);
+    }
+
+    #[test]
+    fn a_segment_has_255_pieces() {
+        let cases = [
+            (0, 0),
+            (1, 1),
+            (254, 1),
+            (255, 1),
+            (256, 2),
+            (510, 2),
+            (511, 3),
+            (4097, 17),
+        ];
+        for (count, needed) in cases {
+            assert_eq!(segments(count), needed);
+        }
+        assert_eq!(sgl::SEGMENT_BYTES, 4096);
+    }
+
+    #[test]
+    fn lists_are_written_piece_by_piece_with_links_between() -> Result {
+        let piece = |index: usize| (HERE + 0x1_0000 * index as u64, 100 + index as u32);
+        let address = |index: usize| 0x8000_0000 + 0x1000 * index as u64;
+
+        for count in [1, 2, 254, 255, 256, 257, 510, 511, 765, 766] {
+            let mut asked = 0;
+            let mut written = 0;
+            let mut wrong = 0;
+            write_list(
+                count,
+                || {
+                    asked += 1;
+                    Ok(piece(asked - 1))
+                },
+                |index| Ok(address(index)),
+                |segment, offset, sgl| {
+                    // The place that it has in the list, links counted.
+                    let place = segment * 256 + offset / 16;
+                    let left = count - 255 * (segment + 1).min(count / 255);
+                    let expected = match offset {
+                        4080 if left <= 255 => {
+                            let link = Sgl::segment(address(segment + 1), left);
+                            // A last segment.
+                            (sgl == link && link.as_bytes().last() == Some(&0x30)).then_some(sgl)
+                        }
+                        4080 => {
+                            let link = Sgl::segment(address(segment + 1), left);
+                            (sgl == link && link.as_bytes().last() == Some(&0x20)).then_some(sgl)
+                        }
+                        _ => {
+                            let (address, len) = piece(segment * 255 + offset / 16);
+                            Some(Sgl::data(address, len))
+                        }
+                    };
+                    if place != written || offset % 16 != 0 || expected != Some(sgl) {
+                        wrong += 1;
+                    }
+                    written += 1;
+                    Ok::<(), Error>(())
+                },
+            )?;
+            assert_eq!(wrong, 0);
+            assert_eq!(asked, count);
+            assert_eq!(written, count + count.div_ceil(255) - 1);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_list_ends_with_the_first_error() {
+        let list = |pieces: usize, room: usize| {
+            let mut left = pieces;
+            write_list(
+                300,
+                || {
+                    left = left.checked_sub(1).ok_or(EINVAL)?;
+                    Ok((HERE, 1))
+                },
+                |index| if index < room { Ok(HERE) } else { Err(ENOMEM) },
+                |_, _, _| Ok::<(), Error>(()),
+            )
+        };
+        assert_eq!(list(300, 2), Ok(()));
+        assert_eq!(list(299, 2), Err(EINVAL));
+        assert_eq!(list(300, 1), Err(ENOMEM));
     }
 }
