@@ -48,13 +48,16 @@ const CODE: u64 = 4 << 20;
 /// How long the driver may need for another attempt at a reset that failed.
 const BACK: Duration = Duration::from_secs(30);
 
-/// What the driver may say when there is no memory.
+/// What the driver may say when there is no memory, and the kernel of what it does for
+/// the driver.
 const COMPLAINTS: &[&str] = &[
     "cannot",
     "no MSI-X vectors",
     "recovered",
     "queue",
-    "probe with driver azihsm failed",
+    "failed",
+    "Failed",
+    "out of free dentries",
 ];
 
 /// The tests of this group.
