@@ -503,18 +503,18 @@ impl<'bound> Ctrl<'bound> {
         self.condition.xchg(to as u32, Full);
     }
 
-    /// Changes the condition, unless it is for good. Returns whether it was changed.
-    fn change_condition(&self, to: Condition) -> bool {
+    /// Changes the condition, unless it is for good. Returns what it was, if it was changed.
+    fn change_condition(&self, to: Condition) -> Option<Condition> {
         let mut was = self.condition.load(Relaxed);
         // CAST: The discriminants are those of the word.
         while was != Condition::Gone as u32 {
             // CAST: As above.
             match self.condition.cmpxchg(was, to as u32, Full) {
-                Ok(_) => return true,
+                Ok(was) => return Some(Condition::from(was)),
                 Err(now) => was = now,
             }
         }
-        false
+        None
     }
 
     /// Releases what commands had that nobody waits for any more. Returns whether to call this

@@ -538,10 +538,15 @@ impl<C: Class> QueuePair<C> {
 
     /// Returns whether a command has been under way for `limit_ms`, as far as was noted.
     pub(crate) fn is_overdue(&self, limit_ms: u32) -> bool {
-        let mut watched = self.slots.iter().zip(&self.watches);
-        watched.any(|(slot, watch)| {
+        self.overdue(limit_ms).next().is_some()
+    }
+
+    fn overdue(&self, limit_ms: u32) -> impl Iterator<Item = &Watch> {
+        let watched = self.slots.iter().zip(&self.watches);
+        let overdue = watched.filter(move |(slot, watch)| {
             watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.slot().under_way())
-        })
+        });
+        overdue.map(|(_, watch)| watch)
     }
 
     /// Has the clocks of all commands begin anew.
@@ -554,12 +559,9 @@ impl<C: Class> QueuePair<C> {
     /// Takes note of those commands that have been under way for `limit_ms`, as something is about to
     /// be done about them.
     pub(crate) fn count_overdue(&self, limit_ms: u32) {
-        let watched = self.slots.iter().zip(&self.watches);
-        let overdue = watched.filter(|(slot, watch)| {
-            watch.age_ms.load(Relaxed) >= limit_ms && watch.is_for(slot.slot().under_way())
-        });
         // CAST: Widening.
-        self.timed_out.fetch_add(overdue.count() as u64, Relaxed);
+        let overdue = self.overdue(limit_ms).count() as u64;
+        self.timed_out.fetch_add(overdue, Relaxed);
     }
 
     /// Measures completions per second over a second or a little more, `passed_ms` after the last

@@ -464,6 +464,14 @@ pub(crate) enum NotServed {
 mod tests {
     use super::*;
 
+    const CONDITIONS: [Condition; 5] = [
+        Condition::Running,
+        Condition::Recovering,
+        Condition::Dead,
+        Condition::Absent,
+        Condition::Gone,
+    ];
+
     const GOOD: Situation = Situation {
         condition: Condition::Running,
         health: Health::Good,
@@ -502,13 +510,7 @@ mod tests {
 
     #[test]
     fn conditions_keep_their_words() {
-        for condition in [
-            Condition::Running,
-            Condition::Recovering,
-            Condition::Dead,
-            Condition::Absent,
-            Condition::Gone,
-        ] {
+        for condition in CONDITIONS {
             assert_eq!(Condition::from(condition as u32), condition);
         }
         for outcome in [
@@ -651,13 +653,7 @@ mod tests {
     // What no situation leads to.
     #[test]
     fn some_things_are_never_done() {
-        for condition in [
-            Condition::Running,
-            Condition::Recovering,
-            Condition::Dead,
-            Condition::Absent,
-            Condition::Gone,
-        ] {
+        for condition in CONDITIONS {
             each(condition, |situation| {
                 let running = condition == Condition::Running;
                 let well = running && situation.health == Health::Good;

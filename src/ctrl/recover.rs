@@ -366,9 +366,9 @@ impl Ctrl<'_> {
     /// must be renegotiated (device.rst 5.7).
     fn reset(&self, how: Stop, cause: Cause) {
         let began = Instant::<Monotonic>::now();
-        if !self.turn(Condition::Recovering, Some(cause)) {
+        let Some(was) = self.change_condition(Condition::Recovering) else {
             return;
-        }
+        };
         self.tally.reset(cause);
         // Requests that come from now on may want what they did until then to be forgotten.
         let requests = self.recovery().take_requests(how);
@@ -390,6 +390,7 @@ impl Ctrl<'_> {
             self.enabled.restore();
         }
         let stopped = self.shut(how);
+        self.tell(was, Condition::Recovering, Some(cause));
         if matches!(cause, Cause::Returned | Cause::ReadyLost) {
             // Its owner has taken its resources away, and with them its sessions.
             self.orphans().begin_era();
@@ -445,22 +446,26 @@ impl Ctrl<'_> {
         self.turn(Condition::Dead, Some(cause));
     }
 
-    /// Changes the condition, unless it is for good, and tells user space that it has. Returns
-    /// whether it was changed. To be called by whoever has the token.
-    fn turn(&self, to: Condition, cause: Option<Cause>) -> bool {
-        let was = self.condition();
-        if !self.change_condition(to) {
-            return false;
+    /// Changes the condition, unless it is for good, and tells user space that it has. To be called
+    /// by whoever has the token.
+    fn turn(&self, to: Condition, cause: Option<Cause>) {
+        if let Some(was) = self.change_condition(to) {
+            self.tell(was, to, cause);
         }
-        if was != to {
-            match cause {
-                Some(cause) => {
-                    sysfs::tell_change(self.device(), &[to.variable(), cause.variable()]);
-                }
-                None => sysfs::tell_change(self.device(), &[to.variable()]),
+    }
+
+    /// Tells user space of a change of the condition. As that may wait for memory, a device that is
+    /// not well is stopped before.
+    fn tell(&self, was: Condition, to: Condition, cause: Option<Cause>) {
+        if was == to {
+            return;
+        }
+        match cause {
+            Some(cause) => {
+                sysfs::tell_change(self.device(), &[to.variable(), cause.variable()]);
             }
+            None => sysfs::tell_change(self.device(), &[to.variable()]),
         }
-        true
     }
 
     /// Returns how many commands are left to a device that does not stop.
@@ -473,13 +478,13 @@ impl Ctrl<'_> {
 
     /// Says that the device is absent.
     fn leave(&self) {
-        let was = self.condition();
-        if !self.turn(Condition::Absent, None) {
+        let Some(was) = self.change_condition(Condition::Absent) else {
             return;
-        }
+        };
         self.tally.absent();
         // There is nobody to be waited for.
         let _ = self.shut(Stop::Disable);
+        self.tell(was, Condition::Absent, None);
         if was != Condition::Dead {
             dev_warn!(self.dev(), "device does not answer any more\n");
         }
@@ -488,13 +493,14 @@ impl Ctrl<'_> {
 
     /// Cuts a device off from memory that may not be reset.
     fn cut(&self, cause: Cause) {
-        if !self.turn(Condition::Dead, Some(cause)) {
+        let Some(was) = self.change_condition(Condition::Dead) else {
             return;
-        }
+        };
         self.tally.cut();
         self.silence();
         self.enabled.clear_master();
         self.evict();
+        self.tell(was, Condition::Dead, Some(cause));
         dev_err!(self.dev(), "{cause}: cut off, as resets are disabled\n");
         self.recovery().fail_requests();
     }
@@ -517,8 +523,9 @@ impl Ctrl<'_> {
         // Those who look at registers now are done, and the others see the hold.
         drop(self.looked.lock());
         self.take_token();
-        if self.turn(Condition::Recovering, None) {
+        if let Some(was) = self.change_condition(Condition::Recovering) {
             let _ = self.shut(Stop::Disable);
+            self.tell(was, Condition::Recovering, None);
         }
         self.give_token();
     }

@@ -83,6 +83,16 @@ impl Env {
         pci::of_node("azihsm0")
     }
 
+    /// Makes the first device a virtual function, which keeps its resource
+    /// groups when it is reset, and binds it. Returns its PCI address.
+    pub fn become_virtual(&self) -> Result<String> {
+        let address = self.address()?;
+        pci::unbind(&address)?;
+        self.control()?.set("controller", &serde_json::json!(1))?;
+        pci::bind(&address)?;
+        Ok(address)
+    }
+
     /// Brings back what a test may have taken away: the module, the binding of
     /// the devices, their good will.
     ///

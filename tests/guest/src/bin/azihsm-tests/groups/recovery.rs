@@ -668,20 +668,10 @@ fn stuck(env: &Env) -> Result<()> {
     held.check_same_soon()
 }
 
-/// Makes the device a virtual function, which keeps its resource groups when it is
-/// reset.
-fn become_virtual(env: &Env) -> Result<String> {
-    let address = env.address()?;
-    pci::unbind(&address)?;
-    env.control()?.set("controller", &json!(1))?;
-    pci::bind(&address)?;
-    Ok(address)
-}
-
 fn stuck_unbind(env: &Env) -> Result<()> {
     copy_little(env)?;
     let held = Held::measure()?;
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let device = env.open()?;
     let crowd = waiting_crowd(env)?;
     reset_in_vain(env, &device)?;
@@ -1226,7 +1216,7 @@ fn reset_under_load(env: &Env, reset: impl FnOnce() -> Result<()>) -> Result<Tal
 }
 
 fn flr(env: &Env) -> Result<()> {
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let held = Held::measure()?;
     let device = env.open()?;
     let session = hsm::open_session(&device)?;
@@ -1245,7 +1235,7 @@ fn flr(env: &Env) -> Result<()> {
 /// Function level resets while the driver resets the device for other reasons.
 fn flr_and_others(env: &Env) -> Result<()> {
     const ROUNDS: usize = 5;
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let held = Held::measure()?;
     let crowd = Crowd::start(env, Plan::FEW)?;
     crowd.wait_busy()?;
@@ -1287,7 +1277,7 @@ fn flr_and_others(env: &Env) -> Result<()> {
 /// A device that does not obey its registers obeys the bus.
 fn flr_of_stuck(env: &Env) -> Result<()> {
     copy_little(env)?;
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let held = Held::measure()?;
     let device = env.open()?;
     let crowd = waiting_crowd(env)?;

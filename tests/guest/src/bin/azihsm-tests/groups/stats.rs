@@ -713,17 +713,8 @@ fn crash(env: &Env) -> Result<()> {
     health::check_well(env)
 }
 
-/// Makes the function a virtual one, which keeps its resources when it is reset.
-fn become_virtual(env: &Env) -> Result<String> {
-    let address = env.address()?;
-    pci::unbind(&address)?;
-    env.control()?.set("controller", &json!(1))?;
-    pci::bind(&address)?;
-    Ok(address)
-}
-
 fn function_reset(env: &Env) -> Result<()> {
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let before = settled(env)?;
     pci::reset(&address)?;
     wait_state(env, "running")?;
@@ -882,7 +873,7 @@ impl Events {
 }
 
 fn events(env: &Env) -> Result<()> {
-    let address = become_virtual(env)?;
+    let address = env.become_virtual()?;
     let device = env.open()?;
     let events = Events::listen()?;
     device
