@@ -108,6 +108,17 @@ mod newest {
         EBADRQC
     }
 
+    type ShowCallback = unsafe extern "C" fn(
+        *mut bindings::kobject,
+        *mut bindings::kobj_attribute,
+        *mut c_char,
+    ) -> isize;
+
+    /// Sets the function that shows `attribute`.
+    pub(crate) fn set_show(attribute: &mut bindings::kobj_attribute, show: Option<ShowCallback>) {
+        attribute.__bindgen_anon_1.show = show;
+    }
+
     /// Keeps the module while a file is open on the node.
     pub(crate) fn keep_module(_: &mut bindings::miscdevice) {
         // The kernel crate has seen to it.
@@ -494,6 +505,17 @@ mod linux_7_2 {
 
     // SAFETY: As above.
     unsafe impl Sync for Operations {}
+
+    type ShowCallback = unsafe extern "C" fn(
+        *mut bindings::kobject,
+        *mut bindings::kobj_attribute,
+        *mut c_char,
+    ) -> isize;
+
+    /// Sets the function that shows `attribute`.
+    pub(crate) fn set_show(attribute: &mut bindings::kobj_attribute, show: Option<ShowCallback>) {
+        attribute.show = show;
+    }
 
     /// Keeps the module while a file is open on the node.
     ///

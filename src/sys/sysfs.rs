@@ -21,6 +21,8 @@ use kernel::{
     },
 };
 
+use super::compat;
+
 /// What a file says.
 pub(crate) trait Show: Send + Sync + 'static {
     /// Writes it to `to`, in less than 80 bytes. May sleep, but must not wait for the device to be
@@ -50,7 +52,7 @@ impl<S: Show> File<S> {
         {
             attribute.attr.key = kernel::static_lock_class!().as_ptr();
         }
-        set_show(&mut attribute, Some(Self::show_callback));
+        compat::set_show(&mut attribute, Some(Self::show_callback));
         Self { attribute, content }
     }
 
@@ -78,17 +80,6 @@ impl<S: Show> File<S> {
         // CAST: At most 80.
         written as isize
     }
-}
-
-type ShowCallback = unsafe extern "C" fn(
-    *mut bindings::kobject,
-    *mut bindings::kobj_attribute,
-    *mut c_char,
-) -> isize;
-
-/// Sets the function that shows `attribute`.
-fn set_show(attribute: &mut bindings::kobj_attribute, show: Option<ShowCallback>) {
-    attribute.__bindgen_anon_1.show = show;
 }
 
 /// Sets the list of attributes of `group`, which ends with a null pointer.

@@ -13,6 +13,7 @@ CACHE=${AZIHSM_CACHE:-$TOP/.cache}
 # name.
 ROOTFS=$CACHE/rootfs-$(cat "$here/versions" "$here/packages" | sha256sum | cut -c1-12)
 KDIR=$CACHE/kdir-$KERNEL
+OLD_KDIR=$CACHE/kdir-$OLD_KERNEL
 
 die() {
 	printf '%s\n' "${0##*/}: $*" >&2

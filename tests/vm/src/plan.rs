@@ -12,6 +12,9 @@ pub enum Variant {
     /// As users have it.
     #[default]
     Stock,
+    /// As users have it whose distribution is behind: the oldest that the driver
+    /// is for.
+    Old,
     /// Looks after locks, DMA mappings, objects and leaks.
     Debug,
     /// Checks each access to memory, too.
@@ -25,7 +28,7 @@ impl Variant {
     /// once is enough.
     pub fn equip(self, config: &mut Config) {
         let (memory, words, boot) = match self {
-            Self::Stock => return,
+            Self::Stock | Self::Old => return,
             Self::Debug => (1024, "kmemleak=on", 3),
             Self::Kasan => (2048, "kmemleak=on no5lvl kasan_multi_shot", 5),
         };
@@ -305,6 +308,8 @@ pub fn of(variant: Variant, full: bool) -> Vec<Boot> {
     let mut boots = match (variant, full) {
         (Variant::Stock, false) => everyday(),
         (Variant::Stock, true) => self::full(),
+        (Variant::Old, false) => old(),
+        (Variant::Old, true) => everyday(),
         (Variant::Debug, false) => debug_everyday(),
         (Variant::Debug, true) => debug_full(),
         (Variant::Kasan, _) => kasan(),
@@ -342,6 +347,15 @@ fn everyday() -> Vec<Boot> {
             .only(TWO_DEVICES),
         Boot::fuzz(10, Some(1)),
         Boot::odd_bar(),
+    ]
+}
+
+/// What may differ between kernels: nodes, files, interrupts, unbinding.
+fn old() -> Vec<Boot> {
+    vec![
+        Boot::new("old-life", &["life", "reset"]),
+        Boot::new("old-abi", &["node", "info", "stats", "session"]),
+        Boot::new("old-sample", &[]).only(SAMPLE),
     ]
 }
 
