@@ -59,8 +59,8 @@ impl Account {
         }
     }
 
-    /// Takes note of a command that has completed.
-    pub(crate) fn completed(&self, launched_at: u64, failed: bool) {
+    /// Takes note of a command that has completed. Returns how many nanoseconds it took.
+    pub(crate) fn completed(&self, launched_at: u64, failed: bool) -> u64 {
         let ns = self.scale.ns(clock::now().saturating_sub(launched_at));
 
         self.time.add(ns);
@@ -76,6 +76,7 @@ impl Account {
         if failed {
             self.errors.add(1);
         }
+        ns
     }
 
     /// Takes note of a command that has ended without a completion.

@@ -57,8 +57,8 @@ impl Class for Admin {
         Completion::from(cqe).cid
     }
 
-    fn has_failed(cqe: &[u64; 2]) -> bool {
-        Completion::from(cqe).status != 0
+    fn status(cqe: &[u64; 2]) -> u16 {
+        Completion::from(cqe).status
     }
 
     fn bytes_of((): &()) -> usize {
@@ -377,7 +377,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Admin::cid(&cqe), 0xbeef);
-            assert_eq!(Admin::has_failed(&cqe), status != 0);
+            assert_eq!(Admin::status(&cqe), status);
         }
     }
 

@@ -77,8 +77,8 @@ impl Class for Aes {
         wire::aes::cid(cqe)
     }
 
-    fn has_failed(cqe: &[u64; 8]) -> bool {
-        wire::aes::has_failed(cqe)
+    fn status(cqe: &[u64; 8]) -> u16 {
+        wire::aes::status(cqe)
     }
 
     fn bytes_of(held: &Held) -> usize {
@@ -610,7 +610,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Aes::cid(&cqe), 0xbeef);
-            assert_eq!(Aes::has_failed(&cqe), *status != 0);
+            assert_eq!(Aes::status(&cqe), *status);
         }
     }
 

@@ -5,6 +5,7 @@
 //! Documentation/device.rst 5.
 
 use kernel::{
+    device::Device,
     prelude::*,
     sizes::SZ_4K,
     sync::Arc,
@@ -28,6 +29,7 @@ use crate::{
         Flow,
         Token, //
     },
+    sys::trace,
     wire,
     wire::hsm::{
         Sqe,
@@ -59,8 +61,18 @@ impl Class for Hsm {
         wire::hsm::cid(cqe)
     }
 
-    fn has_failed(cqe: &[u64; 2]) -> bool {
-        wire::hsm::has_failed(cqe)
+    fn status(cqe: &[u64; 2]) -> u16 {
+        wire::hsm::status(cqe)
+    }
+
+    fn trace(dev: &Device, cqe: &[u64; 2]) {
+        let Completion { status, report, .. } = Completion::from(cqe);
+        if let Some(session) = report.opened(status) {
+            trace::session_open(dev, session.id);
+        }
+        if let Some(id) = report.closed() {
+            trace::session_close(dev, id);
+        }
     }
 
     fn bytes_of(_: &Held) -> usize {
@@ -440,7 +452,7 @@ mod tests {
             };
             assert_eq!(Completion::from(&cqe), completion);
             assert_eq!(Hsm::cid(&cqe), 0xbeef);
-            assert_eq!(Hsm::has_failed(&cqe), *status != 0);
+            assert_eq!(Hsm::status(&cqe), *status);
         }
     }
 

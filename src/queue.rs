@@ -21,6 +21,7 @@ use kernel::{
     },
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -68,7 +69,8 @@ use crate::{
         completion::Waited,
         dma::Buffer,
         figure::Figure,
-        process, //
+        process,
+        trace, //
     },
 };
 
@@ -95,8 +97,11 @@ pub(crate) trait Class: Send + Sync + 'static {
     /// Returns the command identifier of a completion queue entry.
     fn cid(cqe: &Self::Cqe) -> u16;
 
-    /// Returns whether a completion queue entry says that the command failed.
-    fn has_failed(cqe: &Self::Cqe) -> bool;
+    /// Returns the status of a completion queue entry, which is 0 unless the command failed.
+    fn status(cqe: &Self::Cqe) -> u16;
+
+    /// Traces what a completion queue entry says besides.
+    fn trace(_: &Device, _: &Self::Cqe) {}
 
     /// Returns how many bytes of memory that the device accesses go with a command, besides those
     /// of its slot.
@@ -163,6 +168,7 @@ impl Watch {
 
 /// See the [module](self).
 pub(crate) struct QueuePair<C: Class> {
+    dev: ARef<Device>,
     id: QueueId,
     notify: Notify,
     // How long who has submitted a command looks for its completion before going to sleep.
@@ -271,11 +277,20 @@ impl<C: Class> pair::World for At<'_, C> {
         seat.launched_at().set(clock::now());
     }
 
-    fn ending(&self, seat: &Slot<C::Token>, cqe: Option<&C::Cqe>) {
+    fn ending(&self, seat: &Slot<C::Token>, cid: u16, cqe: Option<&C::Cqe>) {
         let account = &self.queue.account;
+        let (dev, id) = (&self.queue.dev, self.queue.id.get());
         match cqe {
-            Some(cqe) => account.completed(seat.launched_at().get(), C::has_failed(cqe)),
-            None => account.aborted(),
+            Some(cqe) => {
+                let status = C::status(cqe);
+                let ns = account.completed(seat.launched_at().get(), status != 0);
+                trace::complete(dev, id, cid, status, ns);
+                C::trace(dev, cqe);
+            }
+            None => {
+                account.aborted();
+                trace::cancel(dev, id, cid);
+            }
         }
     }
 }
@@ -313,6 +328,7 @@ impl<C: Class> QueuePair<C> {
             watches.push(Watch::new(), GFP_KERNEL)?;
         }
         Ok(Self {
+            dev: dev.into(),
             id,
             notify,
             spin: params::poll(),
@@ -559,9 +575,13 @@ impl<C: Class> QueuePair<C> {
     /// Takes note of those commands that have been under way for `limit_ms`, as something is about to
     /// be done about them.
     pub(crate) fn count_overdue(&self, limit_ms: u32) {
+        let overdue = self.overdue(limit_ms).count();
         // CAST: Widening.
-        let overdue = self.overdue(limit_ms).count() as u64;
-        self.timed_out.fetch_add(overdue, Relaxed);
+        self.timed_out.fetch_add(overdue as u64, Relaxed);
+        if overdue != 0 {
+            // CAST: There are not as many slots.
+            trace::timeout(&self.dev, self.id.get(), overdue as u32);
+        }
     }
 
     /// Measures completions per second over a second or a little more, `passed_ms` after the last
@@ -622,6 +642,7 @@ impl<C: Class> QueuePair<C> {
     /// Counts an abort of the queue that begins.
     pub(crate) fn begin_abort(&self) {
         self.all_aborts.fetch_add(1, Relaxed);
+        trace::abort(&self.dev, self.id.get());
     }
 
     /// Counts an abort of the queue. Returns how many there were in a row, without a completion
@@ -712,9 +733,11 @@ impl<C: Class> Owned<'_, C> {
         token: C::Token,
         patience: Patience,
     ) -> Result<(Self, C::Cqe, C::Token), Lost> {
-        C::set_cid(&mut sqe, self.slot.slot().cid(self.tag));
+        let cid = self.slot.slot().cid(self.tag);
+        C::set_cid(&mut sqe, cid);
         // Cannot fail: there is a place for each tag.
         self.prepare(sqe).map_err(|_| Lost::Refused)?;
+        trace::submit(&self.queue.dev, self.queue.id.get(), cid);
         let world = self.queue.at(self.doorbells);
         self.queue.pair.submit(&world, self.slot.slot(), self.tag);
         self.wait(token, patience)

@@ -43,7 +43,8 @@ use crate::{
         completion::Waited,
         pci::Hold,
         process,
-        sysfs, //
+        sysfs,
+        trace, //
     }, //
 };
 
@@ -370,6 +371,8 @@ impl Ctrl<'_> {
             return;
         };
         self.tally.reset(cause);
+        // CAST: As `trace.h` numbers them.
+        trace::reset(self.device(), cause as u32);
         // Requests that come from now on may want what they did until then to be forgotten.
         let requests = self.recovery().take_requests(how);
         let too_soon = match cause {
@@ -395,7 +398,13 @@ impl Ctrl<'_> {
             // Its owner has taken its resources away, and with them its sessions.
             self.orphans().begin_era();
         }
+        // CAST: A duration; the cause as above.
+        let traced = |done| {
+            let ms = began.elapsed().as_millis() as u64;
+            trace::reset_done(self.device(), cause as u32, done, ms);
+        };
         if stopped.is_ok() && too_soon {
+            traced(false);
             self.tally.failed();
             self.retry_later(cause);
             requests.end(Outcome::Failed);
@@ -403,6 +412,7 @@ impl Ctrl<'_> {
         }
         match stopped.and_then(|()| self.restart()) {
             Ok(()) => {
+                traced(true);
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
                 self.turn(Condition::Running, Some(cause));
@@ -413,6 +423,7 @@ impl Ctrl<'_> {
                 requests.end(Outcome::Done);
             }
             Err(_) => {
+                traced(false);
                 self.fail(cause);
                 requests.end(Outcome::Failed);
             }

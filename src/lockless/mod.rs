@@ -326,7 +326,7 @@ mod tests {
             seat.launches.set(seat.launches.get() + 1);
         }
 
-        fn ending(&self, _: &Chair, cqe: Option<&[u64; 1]>) {
+        fn ending(&self, _: &Chair, _: u16, cqe: Option<&[u64; 1]>) {
             let (with, without) = self.endings.get();
             self.endings.set(match cqe {
                 Some(_) => (with + 1, without),

@@ -68,9 +68,9 @@ pub(crate) trait World {
     /// Takes note that the command of `seat` is about to be submitted. Called by the pump.
     fn launching(seat: &Self::Seat);
 
-    /// Takes note that the command of `seat`, which was submitted, is about to end, by a completion
-    /// if there is one. Called by the reaper.
-    fn ending(&self, seat: &Self::Seat, cqe: Option<&Self::Cqe>);
+    /// Takes note that the command of `seat` with this identifier, which was submitted, is about to
+    /// end, by a completion if there is one. Called by the reaper.
+    fn ending(&self, seat: &Self::Seat, cid: u16, cqe: Option<&Self::Cqe>);
 }
 
 /// What a queue does with the device.
@@ -356,7 +356,7 @@ impl QueuePair {
             Some(seat) => seat.slot().end(
                 Phase::InFlight,
                 Some((cid, cqe.as_ref())),
-                || world.ending(seat, Some(cqe)),
+                || world.ending(seat, cid, Some(cqe)),
                 || seat.signal(),
             ),
             None => Ended::Stray,
@@ -424,7 +424,7 @@ impl QueuePair {
         };
         let ending = || {
             if phase == Phase::InFlight {
-                world.ending(seat, None);
+                world.ending(seat, seat.slot().cid(tag), None);
             }
         };
         if seat.slot().end(phase, None, ending, || seat.signal()) == Ended::Orphaned {

@@ -216,9 +216,10 @@ impl Slot {
         self.state.store(state.0, Relaxed);
     }
 
-    /// Returns the command identifier, for the owner of the slot with this `tag`.
+    /// Returns the command identifier, for the owner of the slot with this `tag`, and for the reaper
+    /// while it ends the command.
     pub(crate) fn cid(&self, tag: usize) -> u16 {
-        // Relaxed: the owner is the last who stored to it.
+        // Relaxed: the owner is the last who stored to it, and the reaper has acquired that.
         let generation = State(self.state.load(Relaxed)).generation_of_cid();
 
         // CAST: This has as many bits as a tag leaves, and tags are below `MAX_TAGS`.

@@ -18,6 +18,7 @@ pub(crate) mod pci;
 pub(crate) mod pin;
 pub(crate) mod process;
 pub(crate) mod sysfs;
+pub(crate) mod trace;
 pub(crate) mod work;
 
 use kernel::bindings;

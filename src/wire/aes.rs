@@ -118,7 +118,7 @@ impl From<&[u64; 8]> for Completion {
             fips_approved: words[6] as u32 != 0,
             len: (words[6] >> 32) as u32,
             error: (words[7] >> 32) as u16,
-            status: (words[7] >> STATUS_SHIFT) as u16,
+            status: status(words),
         }
     }
 }
@@ -129,9 +129,10 @@ pub(crate) fn cid(words: &[u64; 8]) -> u16 {
     (words[0] >> 16) as u16
 }
 
-/// Returns whether a completion queue entry has a status.
-pub(crate) fn has_failed(words: &[u64; 8]) -> bool {
-    words[7] >> STATUS_SHIFT != 0
+/// Returns the status of a completion queue entry, 0 if it has none.
+pub(crate) fn status(words: &[u64; 8]) -> u16 {
+    // CAST: Takes the bits that the field has.
+    (words[7] >> STATUS_SHIFT) as u16
 }
 
 /// Who a command is for (6.7).

@@ -112,9 +112,22 @@ impl Report {
         }
     }
 
+    /// Returns the session that a command has closed, if it has.
+    pub(crate) fn closed(&self) -> Option<u16> {
+        match self {
+            Self {
+                flow: Flow::Close,
+                id,
+                closed: true,
+                ..
+            } => *id,
+            _ => None,
+        }
+    }
+
     /// Returns whether a command has closed the session `id`.
     pub(crate) fn has_closed(&self, id: u16) -> bool {
-        self.flow == Flow::Close && self.id == Some(id) && self.closed
+        self.closed() == Some(id)
     }
 
     /// Returns the session that a command should have closed but has not.
@@ -154,7 +167,7 @@ impl From<&[u64; 2]> for Completion {
         let app = (words[0] >> 48) as u8;
         Self {
             len: words[0] as u16,
-            status: (words[1] >> STATUS_SHIFT & STATUS) as u16,
+            status: status(words),
             report: Report {
                 flow: Flow::of(flags),
                 id: (flags & SESSION_ID_VALID != 0).then_some(id),
@@ -171,9 +184,10 @@ pub(crate) fn cid(words: &[u64; 2]) -> u16 {
     (words[1] >> 32) as u16
 }
 
-/// Returns whether a completion queue entry has a status.
-pub(crate) fn has_failed(words: &[u64; 2]) -> bool {
-    words[1] >> STATUS_SHIFT & STATUS != 0
+/// Returns the status of a completion queue entry, 0 if it has none.
+pub(crate) fn status(words: &[u64; 2]) -> u16 {
+    // CAST: Takes the bits that the field has.
+    (words[1] >> STATUS_SHIFT & STATUS) as u16
 }
 
 /// What a HSM command says of itself, besides its request.

@@ -21,7 +21,21 @@ pub fn is_possible() -> bool {
     Path::new(TRACEFS).exists()
 }
 
-/// Events of this thread, and of interrupts while nothing runs.
+/// Where the kernel says what it can trace.
+pub fn directory() -> Result<&'static Path> {
+    match mount(
+        Some("tracefs"),
+        TRACEFS,
+        Some("tracefs"),
+        MsFlags::empty(),
+        None::<&str>,
+    ) {
+        Ok(()) | Err(Errno::EBUSY) => Ok(Path::new(TRACEFS)),
+        Err(error) => Err(error).context(TRACEFS),
+    }
+}
+
+/// Events.
 #[derive(Debug)]
 pub struct Trace {
     instance: PathBuf,
@@ -31,18 +45,27 @@ pub struct Trace {
 
 impl Trace {
     /// Prepares to watch all events of these kinds, each of the form
-    /// `system/event`, or a whole `system`.
+    /// `system/event`, or a whole `system`, of this thread and of interrupts
+    /// while nothing runs.
     pub fn new(kinds: &[&str]) -> Result<Self> {
-        match mount(
-            Some("tracefs"),
-            TRACEFS,
-            Some("tracefs"),
-            MsFlags::empty(),
-            None::<&str>,
-        ) {
-            Ok(()) | Err(Errno::EBUSY) => {}
-            Err(error) => return Err(error).context(TRACEFS),
+        let filter = format!("common_pid == 0 || common_pid == {}", gettid());
+        let trace = Self::prepare()?;
+        for kind in kinds {
+            trace.write(&format!("events/{kind}/filter"), &filter)?;
+            trace.write(&format!("events/{kind}/enable"), "1")?;
         }
+        Ok(trace)
+    }
+
+    /// Prepares to watch all events of a system, whoever causes them.
+    pub fn of_all(system: &str) -> Result<Self> {
+        let trace = Self::prepare()?;
+        trace.write(&format!("events/{system}/enable"), "1")?;
+        Ok(trace)
+    }
+
+    fn prepare() -> Result<Self> {
+        directory()?;
         let name = format!("azihsm-{}", std::process::id());
         let instance = Path::new(TRACEFS).join("instances").join(name);
         fs::create_dir(&instance).with_context(|| format!("{}", instance.display()))?;
@@ -53,11 +76,6 @@ impl Trace {
         let switch = trace.instance.join("tracing_on");
         trace.switch = Some(OpenOptions::new().write(true).open(switch)?);
         trace.turn(false)?;
-        for kind in kinds {
-            let filter = format!("common_pid == 0 || common_pid == {}", gettid());
-            trace.write(&format!("events/{kind}/filter"), &filter)?;
-            trace.write(&format!("events/{kind}/enable"), "1")?;
-        }
         Ok(trace)
     }
 

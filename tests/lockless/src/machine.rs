@@ -550,7 +550,7 @@ impl World for Machine {
         seat.launches.fetch_add(1, SeqCst);
     }
 
-    fn ending(&self, seat: &Chair, _: Option<&Entry>) {
+    fn ending(&self, seat: &Chair, _: u16, _: Option<&Entry>) {
         let before = seat.ends.fetch_add(1, SeqCst);
         let launches = seat.launches.load(SeqCst);
         assert_eq!(

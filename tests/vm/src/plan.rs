@@ -332,7 +332,9 @@ fn everyday() -> Vec<Boot> {
         Boot::new("load", &["load", "reset", "steady"]),
         Boot::new(
             "abi",
-            &["node", "info", "stats", "unknown", "hsm", "session"],
+            &[
+                "node", "info", "stats", "trace", "unknown", "hsm", "session",
+            ],
         ),
         Boot::new("aes", &["aes"]),
         Boot::new("one-processor-16-vectors", &[])
@@ -354,7 +356,7 @@ fn everyday() -> Vec<Boot> {
 fn old() -> Vec<Boot> {
     vec![
         Boot::new("old-life", &["life", "reset"]),
-        Boot::new("old-abi", &["node", "info", "stats", "session"]),
+        Boot::new("old-abi", &["node", "info", "stats", "trace", "session"]),
         Boot::new("old-sample", &[]).only(SAMPLE),
     ]
 }
@@ -385,8 +387,8 @@ fn full() -> Vec<Boot> {
         Boot::new(
             "all",
             &[
-                "node", "info", "stats", "unknown", "hsm", "session", "aes", "load", "reset",
-                "steady",
+                "node", "info", "stats", "trace", "unknown", "hsm", "session", "aes", "load",
+                "reset", "steady",
             ],
         )
         .devices(2)
@@ -415,7 +417,9 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-life", &["life"]),
         Boot::new(
             "debug-abi",
-            &["node", "info", "stats", "unknown", "hsm", "session"],
+            &[
+                "node", "info", "stats", "trace", "unknown", "hsm", "session",
+            ],
         ),
         Boot::new("debug-load", &["aes", "load", "reset"]),
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
@@ -438,7 +442,9 @@ fn kasan() -> Vec<Boot> {
         Boot::new("kasan-load", &["load", "reset"]),
         Boot::new(
             "kasan-abi",
-            &["node", "info", "stats", "unknown", "hsm", "session"],
+            &[
+                "node", "info", "stats", "trace", "unknown", "hsm", "session",
+            ],
         ),
         Boot::new("kasan-iommu", &[])
             .iommu()

@@ -17,6 +17,7 @@ mod soak;
 mod starve;
 mod stats;
 mod steady;
+mod trace;
 pub mod unknown;
 
 use crate::runner::Test;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Test> {
         load::tests(),
         stats::tests(),
         steady::tests(),
+        trace::tests(),
         fault::tests(),
         life::tests(),
         recovery::tests(),
