@@ -136,14 +136,14 @@ pub(crate) fn status(words: &[u64; 8]) -> u16 {
 }
 
 /// Who a command is for (6.7).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     pub(crate) session: u16,
     pub(crate) app: u8,
 }
 
 /// The cipher of a command, with its parameters.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Cipher {
     Gcm {
         key: u32,
@@ -164,7 +164,7 @@ pub(crate) enum Cipher {
 }
 
 /// What an AES command is to do.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     pub(crate) decrypt: bool,
     pub(crate) caller: Caller,
