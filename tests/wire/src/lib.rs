@@ -4,20 +4,27 @@
 //!
 //! The files are those of the driver, in `src/wire`; only [`facade`] is another one.  [`device`] is
 //! the other side: it takes entries and lists apart, and puts completions together, from bytes and by
-//! the tables of Documentation/device.rst alone.
+//! the tables of Documentation/device.rst alone.  What has to be so is in [`judge`]; values come from
+//! the properties in here, and from a fuzzer in `tests/fuzz`.
 
-#![cfg(test)]
+// As the driver is written, for which the kernel has other lints.
+#![allow(clippy::precedence)]
+
 // What only the rest of the driver uses.
-#![allow(dead_code)]
-
+#[allow(dead_code)]
 #[path = "../../../src/wire/admin.rs"]
 mod admin;
+#[allow(dead_code)]
 #[path = "../../../src/wire/aes.rs"]
 mod aes;
 mod device;
 mod facade;
+#[allow(dead_code)]
 #[path = "../../../src/wire/hsm.rs"]
 mod hsm;
+pub mod judge;
+#[cfg(test)]
 mod properties;
+#[allow(dead_code)]
 #[path = "../../../src/wire/sgl.rs"]
 mod sgl;
