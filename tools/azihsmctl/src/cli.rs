@@ -51,6 +51,11 @@ pub enum Command {
     /// Commands are sent that need no session and change nothing: sessions and keys
     /// of others are left alone.
     Selftest(SelfTest),
+    /// Measure how fast an HSM answers, without changing anything
+    ///
+    /// The commands are those of selftest, as many as can be sent: others who use the HSM
+    /// have to share it meanwhile.
+    Bench(Bench),
     /// Reset an HSM: ends the work of all its users, and erases their keys
     Reset(Reset),
 }
@@ -83,6 +88,21 @@ pub struct SelfTest {
     /// How many commands to send in a row, and by each of several threads at a time
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub count: u32,
+}
+
+/// How to measure.
+#[derive(Args, Debug)]
+pub struct Bench {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub target: Target,
+    /// How many threads are to send commands at a time, one number after the other
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 2, 4, 8],
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: Vec<u32>,
+    /// How many seconds for each of them, for each kind of command
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
 }
 
 /// How to reset.
@@ -161,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn bench_takes_numbers_of_threads() {
+        let threads = |words: &[&str]| match parse(words).unwrap().command {
+            Command::Bench(bench) => (bench.threads, bench.target.device),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(threads(&["bench"]), (vec![1, 2, 4, 8], None));
+        assert_eq!(
+            threads(&["bench", "--threads", "3,16", "1"]),
+            (vec![3, 16], Some("1".into()))
+        );
+    }
+
+    #[test]
     fn a_reset_is_that_of_the_controller_and_asks() {
         let reset = |words: &[&str]| match parse(words).unwrap().command {
             Command::Reset(reset) => (reset.kind, reset.yes),
@@ -183,6 +216,8 @@ mod tests {
             (&["info", "a", "b"], ErrorKind::UnknownArgument),
             (&["selftest", "--count", "0"], ErrorKind::ValueValidation),
             (&["reset", "--kind", "hard"], ErrorKind::InvalidValue),
+            (&["bench", "--threads", "0"], ErrorKind::ValueValidation),
+            (&["bench", "--seconds", "0"], ErrorKind::ValueValidation),
         ] {
             assert_eq!(parse(words).unwrap_err(), kind, "{words:?}");
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the commands do.
 
+use crate::bench;
+use crate::cli::Bench;
 use crate::cli::Cli;
 use crate::cli::Command;
 use crate::cli::Reset;
@@ -41,6 +43,7 @@ pub fn run(cli: &Cli, machine: &Machine, out: &mut dyn Write) -> Result<()> {
         Command::Stats(arguments) => stats(machine, arguments, &mut printer),
         Command::Sessions(target) => sessions(machine, target, &mut printer),
         Command::Selftest(arguments) => test(machine, arguments, &mut printer),
+        Command::Bench(arguments) => measure(machine, arguments, &mut printer),
         Command::Reset(arguments) => reset(machine, arguments, &mut printer),
     }
 }
@@ -346,6 +349,36 @@ fn test(machine: &Machine, arguments: &SelfTest, printer: &mut Printer<'_>) -> R
     }
 }
 
+fn measure(machine: &Machine, arguments: &Bench, printer: &mut Printer<'_>) -> Result<()> {
+    let hsm = machine.find(arguments.target.device.as_deref())?;
+    let time = Duration::from_secs(arguments.seconds.into());
+    let measured = bench::run(&hsm, &arguments.threads, time)?;
+    printer.print(&measured, || {
+        let cells: Vec<_> = measured
+            .iter()
+            .map(|of| {
+                vec![
+                    of.operation.to_owned(),
+                    of.threads.to_string(),
+                    format!("{:.0}", of.per_second),
+                    format!("{:.1}", of.p50_us),
+                    format!("{:.1}", of.p99_us),
+                    format!("{:.1}", of.max_us),
+                ]
+            })
+            .collect();
+        let heading = [
+            "OPERATION",
+            "THREADS",
+            "PER SECOND",
+            "P50 US",
+            "P99 US",
+            "MAX US",
+        ];
+        table(&heading, &cells)
+    })
+}
+
 /// A reset that was done.
 #[derive(Serialize)]
 struct Done<'a> {
@@ -447,6 +480,7 @@ mod tests {
             &["info"][..],
             &["stats"],
             &["selftest"],
+            &["bench"],
             &["reset", "--yes"],
         ] {
             let error = output(&machine, words).unwrap_err();

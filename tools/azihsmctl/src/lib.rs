@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Lists, describes, tests and resets Azure Integrated HSMs; see azihsmctl(1).
 
+mod bench;
 pub mod cli;
 mod commands;
 mod counters;

@@ -117,7 +117,7 @@ fn check_many(device: &Device, count: u32) -> Result<String> {
 }
 
 /// The time within which so many percent of `times`, which are in order, were done.
-fn percentile(times: &[Duration], percent: usize) -> Duration {
+pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
     times.get(index).copied().unwrap_or_default()
 }
