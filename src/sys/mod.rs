@@ -17,6 +17,7 @@ pub(crate) mod node;
 pub(crate) mod pci;
 pub(crate) mod pin;
 pub(crate) mod process;
+pub(crate) mod sriov;
 pub(crate) mod sysfs;
 pub(crate) mod work;
 
