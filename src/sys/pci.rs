@@ -326,6 +326,10 @@ where
             let pdrv = pdrv.get();
             (*pdrv).shutdown = Some(Self::shutdown_callback);
             (*pdrv).sriov_configure = Some(Self::sriov_configure_callback);
+            #[cfg(azihsm_test_pf)]
+            {
+                (*pdrv).groups = super::pretended::groups();
+            }
             (*pdrv).err_handler = Self::ERROR_HANDLERS;
             (*pdrv).driver.pm = Self::PM_OPS;
         }
