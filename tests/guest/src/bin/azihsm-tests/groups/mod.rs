@@ -9,6 +9,7 @@ mod info;
 mod life;
 mod load;
 mod matrix;
+mod mgmt;
 mod node;
 mod recovery;
 mod reset;
@@ -18,6 +19,7 @@ mod starve;
 mod stats;
 mod steady;
 pub mod unknown;
+mod vfs;
 
 use crate::runner::Test;
 
@@ -39,6 +41,8 @@ pub fn all() -> Vec<Test> {
         recovery::tests(),
         matrix::tests(),
         starve::tests(),
+        mgmt::tests(),
+        vfs::tests(),
         chaos::tests(),
         soak::tests(),
     ]
