@@ -74,6 +74,12 @@ const FIRMWARE_GCM_UNALIGNED: u32 = 1 << 0;
 /// "Invalid field", which is what features of a function without resource groups answer (4.3).
 const STATUS_INVALID_FIELD: u16 = 0x4002;
 
+/// The physical function, as the controller that resource groups are for (8.2).
+pub(crate) const PHYSICAL: u16 = 0;
+
+/// Resource groups of the whole device (8.1).
+const ALL_GROUPS: u32 = 65;
+
 /// Why an admin command failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Failure {
@@ -200,6 +206,31 @@ impl Sender<'_> {
         Ok(self.feature(Feature::Firmware)? & FIRMWARE_GCM_UNALIGNED != 0)
     }
 
+    /// Gives the function `controller` that many resource groups. A virtual function is disabled by
+    /// that, even if it has as many.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn set_resource_count(&self, controller: u16, count: u16) -> Result<(), Failure> {
+        // What the command returns depends on whether anything has changed.
+        self.send(Sqe::set_resource_count(controller, count), None)?;
+        Ok(())
+    }
+
+    /// Returns how many resource groups the function `controller` has.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn resource_count(&self, controller: u16) -> Result<u16, Failure> {
+        match self.send(Sqe::get_resource_count(controller), None)? {
+            // CAST: It is small.
+            count @ 0..=ALL_GROUPS => Ok(count as u16),
+            _ => Err(Failure::Nonsense("more resource groups than there are")),
+        }
+    }
+
     /// Makes the device use `queue`: the completion queue first, then the submission queue.
     ///
     /// # Errors
@@ -269,7 +300,7 @@ mod tests {
 
     #[test]
     fn entries_are_laid_out_as_documented() {
-        let cases: [(Sqe, [u8; 64]); 11] = [
+        let cases: [(Sqe, [u8; 64]); 15] = [
             (
                 Sqe::identify().with_page(RING),
                 bytes(&[(0, &[0x06]), (24, RING_BYTES), (40, &[1, 0, 0, 0])]),
@@ -329,6 +360,23 @@ mod tests {
             (
                 Sqe::delete_cq(0x0181),
                 bytes(&[(0, &[0x04]), (40, &[0x81, 0x01, 0, 0])]),
+            ),
+            (
+                Sqe::set_resource_count(PHYSICAL, 1),
+                bytes(&[(0, &[0xc3]), (44, &[1])]),
+            ),
+            (
+                Sqe::set_resource_count(64, 65),
+                bytes(&[(0, &[0xc3]), (40, &[64]), (44, &[65])]),
+            ),
+            // What is too much is for the device to refuse.
+            (
+                Sqe::set_resource_count(0x1234, 0xffff),
+                bytes(&[(0, &[0xc3]), (40, &[0x34, 0x12]), (44, &[0xff, 0xff])]),
+            ),
+            (
+                Sqe::get_resource_count(0x1234),
+                bytes(&[(0, &[0xc4]), (40, &[0x34, 0x12])]),
             ),
             // The device refuses it; it must not become one of 65536.
             (

@@ -4,7 +4,8 @@
 //!
 //! How the parts fit together is in `Documentation/architecture.rst`; in short, from the top:
 //!
-//! - [`driver`] binds to functions, [`ioctl`] serves the device node;
+//! - [`driver`] binds to functions, [`ioctl`] serves the device node, [`management`] that of a
+//!   physical function for its virtual ones;
 //! - [`session`] has the rules of sessions, [`orphans`] cleans up behind those who had to leave;
 //! - [`hsm`], [`aes`] and [`admin`] are the commands, [`ctrl`] the controller that they are for,
 //!   and [`recovery`] notices when that is not well;
@@ -24,6 +25,7 @@ mod driver;
 mod hsm;
 mod ioctl;
 mod lockless;
+mod management;
 mod number;
 mod orphans;
 mod params;
@@ -78,6 +80,10 @@ module! {
         pf_lvl2_abort_enabled: bool {
             default: true,
             description: "Whether a physical function may be reset",
+        },
+        pf_res_cnt: u8 {
+            default: 1,
+            description: "Resource groups that a physical function gives itself (1 to 64; 0: as they are)",
         },
         num_hsm_slots: i32 {
             default: 16,

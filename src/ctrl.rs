@@ -45,6 +45,7 @@ use crate::{
     patience::Patience,
     queue::{
         Class,
+        Lost,
         Notify,
         Pool, //
     },
@@ -61,12 +62,16 @@ use crate::{
     sys,
     sys::{
         compat,
-        completion::Event,
+        completion::{
+            Event,
+            Waited, //
+        },
         live::Interrupts,
         pci::{
             Enabled,
             Probing, //
         },
+        sriov, //
     },
     uapi, //
 };
@@ -146,6 +151,8 @@ pub(crate) struct Ctrl<'bound> {
     timeout: Delta,
     info: Pin<KBox<Mutex<uapi::DevInfo>>>,
     gcm_unaligned: bool,
+    // Whether it is a physical function, which may have virtual ones.
+    is_physical: bool,
     // Whether the function may be reset.
     may_reset: bool,
     condition: Atomic<u32>,
@@ -168,6 +175,8 @@ pub(crate) struct Ctrl<'bound> {
     tally: Tally,
     // Has a signal while nobody flushes sessions.
     flushing: Pin<KBox<Event>>,
+    // Has a signal while nobody manages virtual functions.
+    administering: Pin<KBox<Event>>,
     // Held while orphaned commands are released: a reset has to wait for that to end.
     releasing: Pin<KBox<Mutex<()>>>,
     // Last: the function stays enabled until all that uses it is gone.
@@ -184,6 +193,7 @@ impl<'bound> Ctrl<'bound> {
     pub(crate) fn new(dev: &'bound Probing<'_>, helpers: Helpers) -> Result<Self> {
         let enabled = Enabled::new(dev)?;
         let dev = enabled.dev();
+        let is_physical = sriov::is_physical(dev);
         let registers = Registers::new(dev)?;
         let doorbells = Doorbells::new(dev)?;
         let vectors = compat::msix_vectors(dev, u32::from(MAX_VECTORS))
@@ -207,7 +217,8 @@ impl<'bound> Ctrl<'bound> {
             gcm_unaligned: false,
             // CAST: The discriminants are those of the word.
             condition: Atomic::new(Condition::Running as u32),
-            may_reset: !enabled.is_physical() || params::may_reset_physical(),
+            is_physical,
+            may_reset: !is_physical || params::may_reset_physical(),
             token: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             holds: Atomic::new(0),
             history: KBox::pin_init(new_mutex!(History::default(), "azihsm_history"), GFP_KERNEL)?,
@@ -219,11 +230,13 @@ impl<'bound> Ctrl<'bound> {
             back_off_ms: Atomic::new(recover::FIRST_BACK_OFF_MS),
             tally: Tally::new(),
             flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,
+            administering: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             releasing: KBox::pin_init(new_mutex!((), "azihsm_releasing"), GFP_KERNEL)?,
             enabled,
         };
         this.token.signal();
         this.flushing.signal();
+        this.administering.signal();
         this.admin.add(
             dev.as_ref(),
             QueueId::ADMIN,
@@ -233,6 +246,7 @@ impl<'bound> Ctrl<'bound> {
             this.helpers.0.orphans.clone(),
         )?;
         this.enable()?;
+        this.claim_groups();
         let found = this.identify()?;
         this.gcm_unaligned = found.gcm_unaligned;
         *this.info.lock() = found.info;
@@ -292,6 +306,21 @@ impl<'bound> Ctrl<'bound> {
         }
     }
 
+    /// Gives a physical function the resource groups that it is to have, each time that it starts:
+    /// it may have lost them. As it has no queues then, it may lose some, too.
+    fn claim_groups(&self) {
+        let Some(count) = params::physical_groups().filter(|_| self.is_physical) else {
+            return;
+        };
+        // Without, it can do what it has groups for.
+        if let Err(failure) = self.sender().set_resource_count(admin::PHYSICAL, count) {
+            dev_warn!(
+                self.dev(),
+                "cannot take {count} resource groups: {failure}\n"
+            );
+        }
+    }
+
     /// Asks the controller what it is and has.
     fn identify(&self) -> Result<Found> {
         let dev = self.dev();
@@ -300,13 +329,24 @@ impl<'bound> Ctrl<'bound> {
         let identify = sender
             .identify()
             .inspect_err(|failure| dev_err!(dev, "cannot identify the device: {failure}\n"))?;
-        let hsm_queues = sender.hsm_queues(QueueId::MAX_HSM).inspect_err(|failure| {
-            if failure.is_no_groups() {
-                dev_err!(dev, "function owns no resource groups\n");
-            } else {
-                dev_err!(dev, "cannot count the HSM queues: {failure}\n");
+        let hsm_queues = match sender.hsm_queues(QueueId::MAX_HSM) {
+            // It can still manage others.
+            Err(failure) if failure.is_no_groups() && self.is_physical => {
+                return Ok(Found {
+                    info: device_info(dev, &identify),
+                    hsm_queues: 0,
+                    aes_queues: 0,
+                    gcm_unaligned: false,
+                });
             }
-        })?;
+            counted => counted.inspect_err(|failure| {
+                if failure.is_no_groups() {
+                    dev_err!(dev, "function owns no resource groups\n");
+                } else {
+                    dev_err!(dev, "cannot count the HSM queues: {failure}\n");
+                }
+            })?,
+        };
         let aes_queues = sender
             .aes_queues(QueueId::MAX_AES)
             .inspect_err(|failure| dev_err!(dev, "cannot count the AES queues: {failure}\n"))?;
@@ -470,6 +510,7 @@ impl<'bound> Ctrl<'bound> {
         // Not before: while the controller is not ready the monitor has waiters leave.
         open(self, &self.admin);
         self.check_not_gone()?;
+        self.claim_groups();
         let found = self.identify()?;
         if usize::from(found.hsm_queues) < self.hsm.queues().len()
             || usize::from(found.aes_queues) < self.aes.queues().len()
@@ -572,8 +613,63 @@ impl<'bound> Ctrl<'bound> {
         self.gcm_unaligned
     }
 
-    /// Says in the log what is there now.
-    pub(crate) fn announce(&self, node: &CStr) {
+    /// Returns how many virtual functions it has now.
+    pub(crate) fn virtual_functions(&self) -> u16 {
+        sriov::count(self.dev())
+    }
+
+    /// Has `send` send an admin command for a user. There is one at a time: the other slots of the
+    /// queue are for recovery, which must not wait for users.
+    ///
+    /// # Errors
+    ///
+    /// Those of `send`; [`Lost::Refused`] if the device is not [`Condition::Running`],
+    /// [`Lost::Busy`] if the turn does not come in time, [`Lost::Killed`].
+    pub(crate) fn administer<R>(
+        &self,
+        send: impl FnOnce(&admin::Sender<'_>) -> Result<R, admin::Failure>,
+    ) -> Result<R, admin::Failure> {
+        let patience = Patience {
+            timeout: Some(admin::TIMEOUT),
+            killable: true,
+        };
+        self.check_running()?;
+        match patience.start().for_event(&self.administering) {
+            Waited::Done => {}
+            Waited::TimedOut => return Err(admin::Failure::Lost(Lost::Busy)),
+            Waited::Killed => return Err(admin::Failure::Lost(Lost::Killed)),
+        }
+        let result = self.check_running().and_then(|()| {
+            send(&admin::Sender {
+                patience,
+                ..self.sender()
+            })
+        });
+        self.administering.signal();
+        result
+    }
+
+    fn check_running(&self) -> Result<(), admin::Failure> {
+        match self.condition() {
+            Condition::Running => Ok(()),
+            _ => Err(admin::Failure::Lost(Lost::Refused)),
+        }
+    }
+
+    /// Returns whether there is anything that the HSM can be used with.
+    pub(crate) fn has_hsm(&self) -> bool {
+        !self.hsm.queues().is_empty()
+    }
+
+    /// Says in the log what is there now, which goes by the name `node`, if there is a node.
+    pub(crate) fn announce(&self, node: Option<&CStr>) {
+        let Some(node) = node else {
+            dev_info!(
+                self.dev(),
+                "no resource groups: for the management of others only\n"
+            );
+            return;
+        };
         let hsm = self.hsm.queues().len();
         let aes = self.aes.queues().len();
         let vectors = self.vectors.len();

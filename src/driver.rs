@@ -19,6 +19,8 @@ use crate::{
         Context,
         File, //
     },
+    management::Management,
+    number,
     number::Number,
     orphans::Orphans,
     recovery::Recovery,
@@ -45,11 +47,49 @@ sys::compat::pci_device_table!(
 /// The driver.
 pub(crate) struct Azihsm;
 
-/// The node of a function, and what is shown of it. The number is free again when both are gone.
+/// What is shown of a function, its node, unless it has no resource groups, and that for its virtual
+/// functions.
 pub(crate) struct Service {
     _stats: Stats,
+    hsm: Option<Hsm>,
+    management: Pin<KBox<Management>>,
+}
+
+/// The node of a HSM, and its number, which is free again when that is gone.
+struct Hsm {
     node: Pin<KBox<Node<File>>>,
     _number: Number,
+}
+
+impl Hsm {
+    /// Makes the node `name` of the HSM behind `gate`, which is `ctrl`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Node::new`].
+    fn new(
+        ctrl: &Ctrl<'_>,
+        gate: &Arc<Gate<CtrlFamily>>,
+        name: CString,
+        number: Number,
+    ) -> Result<Self> {
+        let context = Context::new(gate.clone(), ctrl.orphans().clone());
+
+        Ok(Self {
+            node: Node::new(name, ctrl.device(), context)?,
+            _number: number,
+        })
+    }
+}
+
+impl Service {
+    /// Removes the nodes; files that are open stay open.
+    fn remove_nodes(&self) {
+        if let Some(hsm) = &self.hsm {
+            hsm.node.remove();
+        }
+        self.management.close();
+    }
 }
 
 impl sys::pci::Driver for Azihsm {
@@ -72,21 +112,31 @@ impl sys::pci::Driver for Azihsm {
     fn serve(ctrl: &Ctrl<'_>, gate: &Arc<Gate<CtrlFamily>>) -> Result<Service> {
         ctrl.start()?;
 
-        let number = Number::take()?;
-        let name = CString::try_from_fmt(fmt!("azihsm{}", number.get()))?;
-        let stats = Stats::new(ctrl, gate, &name)?;
-        let context = Context::new(gate.clone(), ctrl.orphans().clone());
-        let node = Node::new(name, ctrl.device(), context)?;
-        ctrl.announce(node.name());
+        let (stats, hsm) = if ctrl.has_hsm() {
+            let number = Number::take(&number::HSM)?;
+            let name = CString::try_from_fmt(fmt!("azihsm{}", number.get()))?;
+            let stats = Stats::new(ctrl, gate, Some(&name))?;
+            (stats, Some(Hsm::new(ctrl, gate, name, number)?))
+        } else {
+            (Stats::new(ctrl, gate, None)?, None)
+        };
+        let management = Management::new(gate.clone())?;
+        // Another driver may have left it some.
+        management.follow(ctrl, ctrl.virtual_functions())?;
+        ctrl.announce(hsm.as_ref().map(|hsm| hsm.node.name()));
         Ok(Service {
             _stats: stats,
-            node,
-            _number: number,
+            hsm,
+            management,
         })
     }
 
+    fn follow(ctrl: &Ctrl<'_>, service: &Service, count: u16) -> Result {
+        service.management.follow(ctrl, count)
+    }
+
     fn unbind(ctrl: &Ctrl<'_>, service: &Service) {
-        service.node.remove();
+        service.remove_nodes();
         ctrl.retire();
         ctrl.stop();
     }
@@ -100,7 +150,7 @@ impl sys::pci::Driver for Azihsm {
     }
 
     fn shutdown(ctrl: &Ctrl<'_>, service: &Service) {
-        service.node.remove();
+        service.remove_nodes();
         ctrl.stop();
     }
 }

@@ -291,7 +291,7 @@ fn read_sized<T: FromBytes + Headed>(arg: usize) -> Result<T> {
 ///
 /// `ENODEV` if something failed and the device is gone, whatever failed; nothing is written then.
 /// `EFAULT` if it cannot be written, else the error of `result`.
-fn finish<T: AsBytes>(
+pub(crate) fn finish<T: AsBytes>(
     ctrl: &Ctrl<'_>,
     arg: usize,
     offset: usize,
@@ -308,7 +308,7 @@ fn finish<T: AsBytes>(
 }
 
 /// Device info (abi.rst 3.3).
-fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
+pub(crate) fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     // The last byte is padding that the driver has never touched.
     const LEN: usize = size_of::<DevInfo>() - 1;
     let slice = || UserSlice::new(UserPtr::from_addr(arg), LEN);

@@ -21,6 +21,9 @@ const MIN_ENTRIES: u16 = 2;
 /// Most buffers that AES data is copied through: 64 MiB.
 const MAX_BOUNCE_BUFFERS: usize = 1024;
 
+/// Most resource groups that a physical function gives itself.
+const MAX_PHYSICAL_GROUPS: u8 = 64;
+
 /// Shortest time, in seconds, after which a command is given up.
 const MIN_COMMAND_TIMEOUT_SECS: i64 = 6;
 
@@ -86,6 +89,17 @@ fn spin(wanted: i32) -> Option<Delta> {
 /// Returns whether a physical function may be reset.
 pub(crate) fn may_reset_physical() -> bool {
     compat::flag(&module_parameters::pf_lvl2_abort_enabled)
+}
+
+/// Returns how many resource groups a physical function gives itself, unless it leaves them as they
+/// are.
+pub(crate) fn physical_groups() -> Option<u16> {
+    groups(compat::value(&module_parameters::pf_res_cnt))
+}
+
+/// Brings `wanted` groups within the bounds; none are left as they are.
+fn groups(wanted: u8) -> Option<u16> {
+    (wanted > 0).then(|| u16::from(wanted.min(MAX_PHYSICAL_GROUPS)))
 }
 
 // The bounds are those of abi.rst 5.2.
@@ -167,6 +181,21 @@ mod tests {
     }
 
     #[test]
+    fn a_physical_function_gives_itself_64_groups_at_most() {
+        let cases = [
+            (0, None),
+            (1, Some(1)),
+            (2, Some(2)),
+            (64, Some(64)),
+            (65, Some(64)),
+            (u8::MAX, Some(64)),
+        ];
+        for (wanted, taken) in cases {
+            assert_eq!(groups(wanted), taken);
+        }
+    }
+
+    #[test]
     fn the_defaults_are_those_of_the_manual() {
         // As this machine loads the module.
         assert_eq!(hsm_entries(1024), 16);
@@ -175,5 +204,6 @@ mod tests {
         assert_eq!(command_timeout().as_millis(), 6000);
         assert!(poll().is_none());
         assert!(may_reset_physical());
+        assert_eq!(physical_groups(), Some(1));
     }
 }

@@ -178,15 +178,22 @@ pub(crate) struct Stats {
 
 impl Stats {
     /// Shows what there is to know of the function behind `gate`, which is `ctrl`. In debugfs it
-    /// goes by `name`.
+    /// goes by `name`, if it has one.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, `EEXIST`.
-    pub(crate) fn new(ctrl: &Ctrl<'_>, gate: &Arc<Gate<CtrlFamily>>, name: &CStr) -> Result<Self> {
+    pub(crate) fn new(
+        ctrl: &Ctrl<'_>,
+        gate: &Arc<Gate<CtrlFamily>>,
+        name: Option<&CStr>,
+    ) -> Result<Self> {
         Ok(Self {
             _sysfs: sysfs(ctrl.device(), ctrl.queue_ids(), gate)?,
-            _debugfs: debugfs(ctrl.queue_ids(), gate, name)?,
+            _debugfs: match name {
+                Some(name) => debugfs(ctrl.queue_ids(), gate, name)?,
+                None => KVec::new(),
+            },
         })
     }
 }

@@ -263,25 +263,30 @@ pub(crate) struct AesCmd {
 }
 
 /// `struct azihsm_res_count`
-#[derive(FromBytes, Immutable, IntoBytes)]
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct ResCount {
-    argsz: u32,
-    vf: u16,
-    count: u16,
-    status: u32,
+    pub(crate) argsz: u32,
+    pub(crate) vf: u16,
+    pub(crate) count: u16,
+    pub(crate) status: u32,
 }
+
+pub(crate) const RES_OK: u32 = 0;
+pub(crate) const RES_BAD_VF: u32 = 2;
+pub(crate) const RES_SET_FAILED: u32 = 4;
+pub(crate) const RES_GET_FAILED: u32 = 7;
 
 /// `struct azihsm_vf_count`
 #[derive(FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct VfCount {
     argsz: u32,
-    count: u16,
-    pad: u16,
+    pub(crate) count: u16,
+    pub(crate) pad: u16,
 }
 
-impl_wire!(Hdr, HsmCmd, HsmOut, DevInfo, Reset, AesCmd, AesOut);
+impl_wire!(Hdr, HsmCmd, HsmOut, DevInfo, Reset, AesCmd, AesOut, ResCount);
 
 pub(crate) const EXT_HSM_CMDSET: u32 = 2;
 pub(crate) const EXT_HSM_SRC_LEN: u32 = 3;
@@ -312,6 +317,7 @@ pub(crate) const EXT_RECOVERING: u32 = 0x0400_0001;
 pub(crate) const EXT_ABORTED: u32 = 0x0400_0002;
 
 const MAGIC: u32 = b'B' as u32;
+const MGMT_MAGIC: u32 = b'A' as u32;
 
 pub(crate) const IOC_HSM_CMD: u32 = _IOWR::<HsmCmd>(MAGIC, 0x03);
 pub(crate) const IOC_DEV_INFO: u32 = _IOWR::<DevInfo>(MAGIC, 0x04);
@@ -319,15 +325,20 @@ pub(crate) const IOC_RESET: u32 = _IOWR::<Reset>(MAGIC, 0x06);
 pub(crate) const IOC_AES_XTS: u32 = _IOWR::<AesCmd>(MAGIC, 0x0b);
 pub(crate) const IOC_AES_GCM: u32 = _IOWR::<AesCmd>(MAGIC, 0x0c);
 
+pub(crate) const MGMT_IOC_SET_RES_COUNT: u32 = _IOWR::<ResCount>(MGMT_MAGIC, 0x02);
+pub(crate) const MGMT_IOC_GET_RES_COUNT: u32 = _IOWR::<ResCount>(MGMT_MAGIC, 0x03);
+pub(crate) const MGMT_IOC_GET_VF_COUNT: u32 = _IOWR::<VfCount>(MGMT_MAGIC, 0x04);
+pub(crate) const MGMT_IOC_DEV_INFO: u32 = _IOWR::<DevInfo>(MGMT_MAGIC, 0x05);
+
 static_assert!(IOC_HSM_CMD == 0xc070_4203);
 static_assert!(IOC_DEV_INFO == 0xc0b0_4204);
 static_assert!(IOC_RESET == 0xc110_4206);
 static_assert!(IOC_AES_XTS == 0xc190_420b);
 static_assert!(IOC_AES_GCM == 0xc190_420c);
-static_assert!(_IOWR::<ResCount>(b'A' as u32, 0x02) == 0xc00c_4102);
-static_assert!(_IOWR::<ResCount>(b'A' as u32, 0x03) == 0xc00c_4103);
-static_assert!(_IOWR::<VfCount>(b'A' as u32, 0x04) == 0xc008_4104);
-static_assert!(_IOWR::<DevInfo>(b'A' as u32, 0x05) == 0xc0b0_4105);
+static_assert!(MGMT_IOC_SET_RES_COUNT == 0xc00c_4102);
+static_assert!(MGMT_IOC_GET_RES_COUNT == 0xc00c_4103);
+static_assert!(MGMT_IOC_GET_VF_COUNT == 0xc008_4104);
+static_assert!(MGMT_IOC_DEV_INFO == 0xc0b0_4105);
 
 static_assert!(size_of::<Hdr>() == 16);
 static_assert!(size_of::<Session>() == 20);
@@ -366,7 +377,11 @@ static_assert!(offset_of!(AesCmd, out.fips_approved) == 276);
 static_assert!(offset_of!(AesCmd, out.iv) == 280);
 
 static_assert!(size_of::<ResCount>() == 12);
+static_assert!(offset_of!(ResCount, vf) == 4);
+static_assert!(offset_of!(ResCount, count) == 6);
+static_assert!(offset_of!(ResCount, status) == 8);
 static_assert!(size_of::<VfCount>() == 8);
+static_assert!(offset_of!(VfCount, count) == 4);
 
 // Documentation/abi.rst 2 and 3.9.
 #[kunit_tests(azihsm_uapi)]

@@ -150,6 +150,9 @@ impl Ctrl<'_> {
     /// Flushes all sessions but those that descriptors have, or commands that have not ended,
     /// whether the device has them or not. If this cannot be done now the worker tries it again.
     pub(super) fn flush_unowned(&self) {
+        if !self.has_hsm() {
+            return;
+        }
         // Before looking, so that what ends from now on is looked at again.
         self.orphans().clear_unsure();
         match self.flush_each(|id| !self.orphans().is_owned(id), || self.is_leaving()) {
@@ -171,6 +174,9 @@ impl Ctrl<'_> {
 
     /// Flushes all sessions, as nobody can use one any more.
     pub(super) fn flush_all(&self) {
+        if !self.has_hsm() {
+            return;
+        }
         // Not more than this can be done.
         let _ = self.flush_each(|_| true, || false);
     }

@@ -522,20 +522,34 @@ mod linux_7_2 {
     /// The kernel crate leaves the owner of the operations out, so they are copied, to where they
     /// are for as long as the module is.
     pub(crate) fn keep_module(misc: &mut bindings::miscdevice) {
-        // The driver has one kind of node.
-        static OPERATIONS: SetOnce<Operations> = SetOnce::new();
+        // One for each kind of node that the driver has.
+        static OPERATIONS: [SetOnce<Operations>; 2] = [const { SetOnce::new() }; 2];
 
         // SAFETY: They are those of the kernel crate, which are there forever.
         let mut operations = unsafe { misc.fops.read() };
         operations.owner = crate::THIS_MODULE.as_ptr();
-        OPERATIONS.populate(Operations(operations));
-        misc.fops = loop {
-            // Another device, which came first, may be at it still.
-            if let Some(Operations(operations)) = OPERATIONS.as_ref() {
-                break operations;
+        for place in &OPERATIONS {
+            place.populate(Operations(operations));
+            let Operations(kept) = loop {
+                // Another device, which came first, may be at it still.
+                if let Some(kept) = place.as_ref() {
+                    break kept;
+                }
+                core::hint::spin_loop();
+            };
+            if is_same(kept, &operations) {
+                misc.fops = kept;
+                return;
             }
-            core::hint::spin_loop();
+        }
+    }
+
+    /// Returns whether both serve one kind of node.
+    fn is_same(one: &bindings::file_operations, other: &bindings::file_operations) -> bool {
+        let serves = |operations: &bindings::file_operations| {
+            operations.unlocked_ioctl.map(|ioctl| ioctl as usize)
         };
+        serves(one) == serves(other)
     }
 
     /// Declares a table of PCI functions without anything that goes with them.

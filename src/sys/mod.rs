@@ -16,7 +16,10 @@ pub(crate) mod live;
 pub(crate) mod node;
 pub(crate) mod pci;
 pub(crate) mod pin;
+#[cfg(azihsm_test_pf)]
+mod pretended;
 pub(crate) mod process;
+pub(crate) mod sriov;
 pub(crate) mod sysfs;
 pub(crate) mod trace;
 pub(crate) mod work;

@@ -36,6 +36,7 @@ use super::{
         Interrupts,
         Live, //
     },
+    sriov, //
 };
 
 /// Microsoft, as the vendor of a PCI function.
@@ -115,15 +116,6 @@ impl<'bound> Enabled<'bound> {
     pub(crate) fn is_present(&self) -> bool {
         // SAFETY: The function is valid.
         unsafe { bindings::pci_device_is_present(self.as_raw()) }
-    }
-
-    /// Returns whether it is a physical function that may have virtual ones.
-    pub(crate) fn is_physical(&self) -> bool {
-        // CAST: A small constant.
-        let capability = bindings::PCI_EXT_CAP_ID_SRIOV as i32;
-
-        // SAFETY: The function is valid.
-        unsafe { bindings::pci_find_ext_capability(self.as_raw(), capability) != 0 }
     }
 
     /// Waits for what the function has begun to read, and resets it through the bus, after which it
@@ -220,7 +212,20 @@ where
         gate: &Arc<Gate<Self::State>>,
     ) -> Result<Self::Service>;
 
-    /// Turns new users away and ends what is under way, before unbinding.
+    /// Does what goes with a physical function having `count` virtual ones, now that it has, or none
+    /// any more.
+    ///
+    /// # Errors
+    ///
+    /// Becomes that of giving it virtual functions, which are then taken away again.
+    fn follow(
+        state: &<Self::State as ForLt>::Of<'_>,
+        service: &Self::Service,
+        count: u16,
+    ) -> Result;
+
+    /// Turns new users away and ends what is under way, before unbinding. There are no virtual
+    /// functions any more, except for those that virtual machines use.
     fn unbind(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
 
     /// Stops the device, and does not touch it until [`Driver::resume`] for the same reason.
@@ -267,7 +272,10 @@ where
         probe::<T>(dev)
     }
 
-    fn unbind<'bound>(_: &'bound pci::Device<Core<'_>>, this: Pin<&Data<'bound, T>>) {
+    fn unbind<'bound>(dev: &'bound pci::Device<Core<'_>>, this: Pin<&Data<'bound, T>>) {
+        if !sriov::abandon(dev) {
+            dev_warn!(dev, "virtual machines use virtual functions, which stay\n");
+        }
         T::unbind(this.live.state(), &this.service);
     }
 }
@@ -317,6 +325,11 @@ where
         unsafe {
             let pdrv = pdrv.get();
             (*pdrv).shutdown = Some(Self::shutdown_callback);
+            (*pdrv).sriov_configure = Some(Self::sriov_configure_callback);
+            #[cfg(azihsm_test_pf)]
+            {
+                (*pdrv).groups = super::pretended::groups();
+            }
             (*pdrv).err_handler = Self::ERROR_HANDLERS;
             (*pdrv).driver.pm = Self::PM_OPS;
         }
@@ -386,6 +399,31 @@ where
     extern "C" fn shutdown_callback(pdev: *mut bindings::pci_dev) {
         // SAFETY: As above.
         unsafe { Self::with_data(pdev, |data| T::shutdown(data.live.state(), &data.service)) };
+    }
+
+    extern "C" fn sriov_configure_callback(pdev: *mut bindings::pci_dev, wanted: c_int) -> c_int {
+        let mut result = Err(EINVAL);
+
+        // SAFETY: The PCI core calls this with a valid function, bound to this driver, and holds the
+        // device's lock meanwhile, which is what a `Core` stands for.
+        let dev = unsafe { &*pdev.cast::<pci::Device<Core<'_>>>() };
+
+        // SAFETY: As above.
+        unsafe {
+            Self::with_data(pdev, |data| {
+                result = u16::try_from(wanted)
+                    .map_err(Error::from)
+                    .and_then(|wanted| {
+                        sriov::configure(dev, wanted, |count| {
+                            T::follow(data.live.state(), &data.service, count)
+                        })
+                    });
+            })
+        };
+        match result {
+            Ok(count) => c_int::from(count),
+            Err(error) => error.to_errno(),
+        }
     }
 
     extern "C" fn reset_prepare_callback(pdev: *mut bindings::pci_dev) {

@@ -122,6 +122,23 @@ impl Sqe {
         }
     }
 
+    /// Gives the function `controller` that many resource groups (8.2).
+    pub(crate) fn set_resource_count(controller: u16, count: u16) -> Self {
+        Self {
+            dw10: u32::from(controller).to_le(),
+            dw11: u32::from(count).to_le(),
+            ..Self::new(Opcode::SetResourceCount)
+        }
+    }
+
+    /// Asks how many resource groups the function `controller` has (8.2).
+    pub(crate) fn get_resource_count(controller: u16) -> Self {
+        Self {
+            dw10: u32::from(controller).to_le(),
+            ..Self::new(Opcode::GetResourceCount)
+        }
+    }
+
     /// Has the device write to the page at `address`.
     pub(crate) fn with_page(self, address: DmaAddress) -> Self {
         Self {
@@ -136,7 +153,7 @@ impl Sqe {
     }
 }
 
-/// Opcodes (4.4 to 4.9).
+/// Opcodes (4.4 to 4.10).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Opcode {
@@ -146,6 +163,8 @@ enum Opcode {
     CreateCq = 0x05,
     Identify = 0x06,
     GetFeatures = 0x0a,
+    SetResourceCount = 0xc3,
+    GetResourceCount = 0xc4,
 }
 
 /// Features (4.9).

@@ -21,6 +21,7 @@ use nix::sys::termios::FlushArg;
 use nix::sys::termios::SetArg;
 use serde_json::json;
 use serde_json::Value;
+use std::env;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -60,12 +61,21 @@ impl KeyKind {
 #[derive(Debug)]
 pub struct Control {
     port: File,
+    /// Which function of those behind the port it is.
+    function: usize,
 }
+
+/// Set if all devices are functions of one, which has one line.
+pub const CARD: &str = "AZIHSM_CARD";
 
 impl Control {
     /// Opens the line to device `number`.
     pub fn open(number: usize) -> Result<Self> {
-        let path = format!("/dev/ttyS{}", FIRST_PORT + number);
+        let (port, function) = match env::var_os(CARD) {
+            Some(_) => (FIRST_PORT, number),
+            None => (FIRST_PORT + number, 0),
+        };
+        let path = format!("/dev/ttyS{port}");
         let port = OpenOptions::new()
             .read(true)
             .write(true)
@@ -76,12 +86,14 @@ impl Control {
         tcsetattr(&port, SetArg::TCSANOW, &attributes)?;
         // What a request that was given up has left behind.
         tcflush(&port, FlushArg::TCIOFLUSH)?;
-        Ok(Self { port })
+        Ok(Self { port, function })
     }
 
     /// Sends a request and returns the answer, which says that all is well.
     pub fn ask(&mut self, request: &Value) -> Result<Value> {
-        self.port.write_all(format!("{request}\n").as_bytes())?;
+        let mut whole = request.clone();
+        whole["function"] = json!(self.function);
+        self.port.write_all(format!("{whole}\n").as_bytes())?;
         let line = self.line()?;
         let answer: Value = serde_json::from_slice(&line)
             .with_context(|| String::from_utf8_lossy(&line).into_owned())?;
@@ -238,9 +250,9 @@ impl Control {
         for fault in ["gone", "unreachable"] {
             self.inject(json!({ "fault": fault, "on": false }))?;
         }
-        self.set("groups", &json!(2))?;
         self.set("cap_to", &json!(20))?;
-        self.set("controller", &json!(0))
+        self.ask(&json!({ "cmd": "power_cycle" }))?;
+        Ok(())
     }
 
     /// Changes a property of the device.

@@ -81,6 +81,12 @@ pub fn probe(address: &str) -> Result<()> {
     write(PathBuf::from("/sys/bus/pci/drivers_probe"), address)
 }
 
+/// Gives the physical function so many virtual ones, of which a driver for tests
+/// only pretends that they are there.
+pub fn set_virtual(count: u16) -> Result<()> {
+    write(Path::new(DRIVER).join("test_numvfs"), &count.to_string())
+}
+
 /// Removes the function from the bus.
 pub fn remove(address: &str) -> Result<()> {
     write(directory(address).join("remove"), "1")

@@ -377,17 +377,24 @@ impl Model {
             return Err(AdminError::InvalidField);
         }
         let (controller, wanted) = (controller as u16, count as u8);
-        let before = self.groups.count(controller);
-        if !self.groups.set(controller, wanted) {
+        let virtual_function = (controller != 0)
+            .then(|| self.card.other(controller))
+            .flatten();
+        if let Some(function) = &virtual_function {
+            function.set_enable(false);
+        }
+        let before = self.card.count(controller);
+        if !self.card.set(controller, wanted) {
             return Err(AdminError::Internal);
         }
         if before == wanted {
             return Ok(count);
         }
         if wanted == 0 {
-            self.keys.erase(controller);
-            if controller == self.options.controller {
-                self.sessions.clear();
+            match virtual_function {
+                Some(function) => function.wipe(),
+                None if controller == self.options.controller => self.wipe(),
+                None => self.keys.erase(controller),
             }
         }
         Ok(0)
@@ -398,7 +405,7 @@ impl Model {
         if controller >= u32::from(FUNCTIONS) {
             return Err(AdminError::InvalidField);
         }
-        Ok(u32::from(self.groups.count(controller as u16)))
+        Ok(u32::from(self.card.count(controller as u16)))
     }
 
     fn migrate(&mut self, opcode: u8, sqe: &[u8]) -> Result<u32, AdminError> {
@@ -410,7 +417,7 @@ impl Model {
         if controller == 0 {
             return Err(AdminError::Internal);
         }
-        let groups = self.groups.count(controller as u16);
+        let groups = self.card.count(controller as u16);
         match opcode {
             migration::SAVE => {
                 let context = migration::idle_context(groups);

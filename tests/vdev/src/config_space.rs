@@ -26,6 +26,7 @@ pub const MAX_VECTORS: u16 = 32;
 
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
+const SUBSYSTEM: usize = 0x2e;
 const CAPABILITIES: usize = 0x34;
 const BARS: [usize; 6] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24];
 const BAR_64BIT: u32 = 4;
@@ -51,6 +52,7 @@ pub struct ConfigSpace {
     data: [u8; SIZE],
     writable: [u8; SIZE],
     vectors: u16,
+    subsystem: u16,
 }
 
 impl ConfigSpace {
@@ -60,6 +62,7 @@ impl ConfigSpace {
             data: [0; SIZE],
             writable: [0; SIZE],
             vectors: vectors.clamp(1, MAX_VECTORS),
+            subsystem: DEVICE,
         };
         space.fill();
         space
@@ -75,7 +78,7 @@ impl ConfigSpace {
             put_u32(data, BARS[bar], BAR_64BIT);
         }
         put_u16(data, 0x2c, VENDOR);
-        put_u16(data, 0x2e, DEVICE);
+        put_u16(data, SUBSYSTEM, self.subsystem);
         data[CAPABILITIES] = EXPRESS as u8;
 
         // PCI Express endpoint, version 2.
@@ -147,6 +150,17 @@ impl ConfigSpace {
         self.data[COMMAND] & COMMAND_MASTER != 0
     }
 
+    /// The subsystem identifier.
+    pub fn subsystem(&self) -> u16 {
+        self.subsystem
+    }
+
+    /// Changes the subsystem identifier.
+    pub fn set_subsystem(&mut self, id: u16) {
+        self.subsystem = id;
+        put_u16(&mut self.data, SUBSYSTEM, id);
+    }
+
     /// Number of MSI-X vectors.
     pub fn vectors(&self) -> u16 {
         self.vectors
@@ -208,6 +222,16 @@ mod tests {
         let mut space = ConfigSpace::new(32);
         space.write(0, &[0; 16]);
         assert_eq!(read32(&space, 0), 0xc003_1414);
+    }
+
+    #[test]
+    fn another_subsystem_stays_across_resets() {
+        let mut space = ConfigSpace::new(32);
+        assert_eq!(read32(&space, 0x2c), 0xc003_1414);
+        space.set_subsystem(0xaa08);
+        assert_eq!(read32(&space, 0x2c), 0xaa08_1414);
+        space.reset();
+        assert_eq!(read32(&space, 0x2c), 0xaa08_1414);
     }
 
     #[test]

@@ -140,6 +140,10 @@ fn execute(device: &Device, line: &str) -> anyhow::Result<Value> {
             json!({})
         }
         "state" => model.state(),
+        "power_cycle" => {
+            model.power_cycle()?;
+            json!({})
+        }
         "load_key" => load_key(&mut model, &request)?,
         "delete_key" => {
             let key_id = DeleteKey::deserialize(&request)?.key_id;
@@ -247,7 +251,9 @@ fn inject(model: &mut Model, request: &Value) -> anyhow::Result<Value> {
 
 /// Refuses parameters that mean nothing, which are most likely misspelt.
 fn check_names(request: &Value, known: &Value) -> anyhow::Result<()> {
-    let common = ["cmd", "queue", "class", "opcode", "count", "skip"];
+    let common = [
+        "cmd", "function", "queue", "class", "opcode", "count", "skip",
+    ];
     for name in request.as_object().into_iter().flat_map(|map| map.keys()) {
         if known.get(name).is_none() && !common.contains(&name.as_str()) {
             bail!("there is no parameter {name:?}");
@@ -307,6 +313,10 @@ fn set(model: &mut Model, option: &str, value: &Value) -> anyhow::Result<()> {
         }
         "groups" => model.set_groups(number(value)?)?,
         "controller" => model.set_controller(number(value)?)?,
+        "physical" => {
+            let count = |value| number::<u8>(value);
+            model.set_physical((!value.is_null()).then(|| count(value)).transpose()?);
+        }
         "cap_to" => {
             let timeout = number(value)?;
             model.change_registers(|registers| registers.timeout = timeout);
@@ -324,8 +334,23 @@ fn set(model: &mut Model, option: &str, value: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Executes one line for the function that it names, or the first one.
+fn answer_of(functions: &[Device], line: &str) -> Option<Value> {
+    let number = serde_json::from_str::<Value>(line)
+        .ok()
+        .and_then(|request| request["function"].as_u64())
+        .unwrap_or(0);
+    match usize::try_from(number)
+        .ok()
+        .and_then(|number| functions.get(number))
+    {
+        Some(function) => answer(function, line),
+        None => Some(json!({"ok": false, "error": "there is no such function"})),
+    }
+}
+
 /// Answers commands on a socket, any number of clients at a time.
-pub fn serve(device: Arc<Device>, path: &Path) -> io::Result<()> {
+pub fn serve(functions: Arc<[Device]>, path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -335,12 +360,12 @@ pub fn serve(device: Arc<Device>, path: &Path) -> io::Result<()> {
         .name("control".into())
         .spawn(move || {
             for stream in listener.incoming().flatten() {
-                let device = Arc::clone(&device);
+                let functions = Arc::clone(&functions);
                 let client =
                     thread::Builder::new()
                         .name("control client".into())
                         .spawn(move || {
-                            if let Err(error) = serve_client(&device, stream) {
+                            if let Err(error) = serve_client(&functions, stream) {
                                 log::info!("control client: {error}");
                             }
                         });
@@ -352,7 +377,7 @@ pub fn serve(device: Arc<Device>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn serve_client(device: &Device, stream: UnixStream) -> io::Result<()> {
+fn serve_client(functions: &[Device], stream: UnixStream) -> io::Result<()> {
     let mut output = stream.try_clone()?;
     let mut input = BufReader::new(stream);
     loop {
@@ -361,7 +386,7 @@ fn serve_client(device: &Device, stream: UnixStream) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        let reply = answer(device, &String::from_utf8_lossy(&line));
+        let reply = answer_of(functions, &String::from_utf8_lossy(&line));
         if let Some(reply) = reply {
             output.write_all(format!("{reply}\n").as_bytes())?;
         }

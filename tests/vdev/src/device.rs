@@ -3,6 +3,7 @@
 //! The whole device: the bus side, the engines, and the thread they run on.
 
 use crate::bytes::get_u8;
+use crate::card::Card;
 use crate::clock::Clock;
 use crate::config_space::MAX_VECTORS;
 use crate::config_space::MSIX_PENDING;
@@ -41,10 +42,16 @@ pub struct Device {
 impl Device {
     /// A device after power-on.
     pub fn new(clock: Arc<dyn Clock>, options: Options, vectors: u16) -> Self {
+        Self::on(&Arc::default(), clock, options, vectors)
+    }
+
+    /// A function of a device that has others, after power-on.
+    pub fn on(card: &Arc<Card>, clock: Arc<dyn Clock>, options: Options, vectors: u16) -> Self {
         let strict = Arc::new(Recorder::new(Arc::clone(&clock)));
         let front = Arc::new(Front::new(Arc::clone(&clock), Arc::clone(&strict), vectors));
         let memory = Arc::new(SharedMemory::default());
         let lines = Arc::new(EventLines::default());
+        card.join(options.controller, Arc::clone(&front));
         let model = Model::new(Parts {
             front: Arc::clone(&front),
             strict: Arc::clone(&strict),
@@ -52,6 +59,7 @@ impl Device {
             interrupts: lines.clone(),
             clock,
             options,
+            card: Arc::clone(card),
             engine: None,
             random: Box::new(|iv| {
                 // Only a broken kernel has no random numbers; the IV then

@@ -45,6 +45,8 @@ pub enum Event {
     FunctionReset,
     /// The bus was reset, or a new client connected.
     BusReset,
+    /// The physical function took all resource groups away.
+    Wiped,
 }
 
 /// How often the guest accessed BARs.
@@ -374,6 +376,22 @@ impl Front {
             state.awaited = None;
             self.push(&mut state, Event::Enable);
         }
+    }
+
+    /// What the function keeps across resets is lost.
+    pub fn wipe(&self) {
+        let mut state = self.lock();
+        self.push(&mut state, Event::Wiped);
+    }
+
+    /// The subsystem identifier.
+    pub fn subsystem(&self) -> u16 {
+        self.lock().config.subsystem()
+    }
+
+    /// Changes the subsystem identifier.
+    pub fn set_subsystem(&self, id: u16) {
+        self.lock().config.set_subsystem(id);
     }
 
     /// Puts the registers back to power-on.

@@ -181,6 +181,9 @@ pub enum Incident {
         /// For how long.
         ms: u64,
     },
+    /// Live migration: the function goes on, idle, on another device, which has
+    /// its sessions but not their keys.
+    Migrate,
 }
 
 fn yes() -> bool {

@@ -17,6 +17,7 @@ pub mod admin;
 pub mod aes;
 pub mod bus;
 pub mod bytes;
+pub mod card;
 pub mod checks;
 pub mod clock;
 mod completion;

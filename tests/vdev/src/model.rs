@@ -7,6 +7,7 @@
 //! [`ManualClock`](crate::clock::ManualClock) sees the same thing every time.
 
 use crate::bus::Bus;
+use crate::card::Card;
 use crate::clock::Clock;
 use crate::clock::Micros;
 use crate::counters::Counters;
@@ -15,7 +16,6 @@ use crate::engine::Engine;
 use crate::engine::Token;
 use crate::front::Event;
 use crate::front::Front;
-use crate::groups::GroupTable;
 use crate::inject::FaultId;
 use crate::inject::Faults;
 use crate::inject::Plan;
@@ -49,6 +49,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What was chosen.
     pub options: Options,
+    /// What it shares with other functions.
+    pub card: Arc<Card>,
     /// Executes HSM and AES commands instead of the model.
     pub engine: Option<Box<dyn Engine>>,
     /// Where IVs come from.
@@ -112,7 +114,9 @@ pub struct Model {
     pub keys: KeyStore,
     pub(crate) preloaded: Vec<Key>,
     pub(crate) sessions: SessionTable,
-    pub(crate) groups: GroupTable,
+    pub(crate) card: Arc<Card>,
+    /// Controller id and resource groups that it began with.
+    pub(crate) born: (u16, u8),
     pub(crate) sqs: BTreeMap<u16, SubmissionQueue>,
     pub(crate) cqs: BTreeMap<u16, CompletionQueue>,
     pub(crate) inflight: Vec<Inflight>,
@@ -131,6 +135,7 @@ pub struct Model {
 impl Model {
     /// The device after power-on.
     pub fn new(parts: Parts) -> Self {
+        let born = (parts.options.controller, parts.options.groups);
         let mut model = Self {
             bus: Bus {
                 front: parts.front,
@@ -145,7 +150,8 @@ impl Model {
             keys: KeyStore::default(),
             preloaded: Vec::new(),
             sessions: SessionTable::default(),
-            groups: GroupTable::default(),
+            card: parts.card,
+            born,
             sqs: BTreeMap::new(),
             cqs: BTreeMap::new(),
             inflight: Vec::new(),
@@ -226,6 +232,7 @@ impl Model {
             Event::SubsystemReset => self.subsystem_reset_event = true,
             Event::FunctionReset => self.function_reset(),
             Event::BusReset => self.bus_reset(),
+            Event::Wiped => self.wipe(),
             Event::Doorbell {
                 queue,
                 completion,
@@ -272,6 +279,6 @@ impl Model {
 
     /// Number of resource groups of the function.
     pub(crate) fn group_count(&self) -> u8 {
-        self.groups.count(self.options.controller)
+        self.card.count(self.options.controller)
     }
 }

@@ -6,7 +6,6 @@
 
 use crate::clock::Micros;
 use crate::engine::ResetKind;
-use crate::groups::GroupTable;
 use crate::inject::Action;
 use crate::inject::FaultId;
 use crate::inject::Incident;
@@ -53,9 +52,11 @@ impl Model {
         self.paused_until = 0;
         self.sessions.clear();
         self.keys.clear();
-        self.groups = GroupTable::default();
-        self.groups
-            .set(self.options.controller, self.options.groups);
+        // What other functions have is theirs, unless this one only keeps a list of it.
+        if !self.card.is_shared() {
+            self.card.clear();
+        }
+        self.card.set(self.options.controller, self.options.groups);
         for key in self.preloaded.clone() {
             self.store_key(key);
         }
@@ -69,7 +70,8 @@ impl Model {
 
     /// Adds a key to the groups of the function.
     pub fn store_key(&mut self, key: Key) -> Option<u32> {
-        self.keys.add(self.groups.of(self.options.controller), key)
+        let groups = self.card.groups(self.options.controller);
+        self.keys.add(groups.into_iter(), key)
     }
 
     fn drop_queues(&mut self) {
@@ -243,7 +245,11 @@ impl Model {
         if self.options.controller == 0 {
             self.sessions.clear();
             self.keys.clear();
-            self.groups = GroupTable::default();
+            self.card.clear();
+            for other in self.card.others(self.options.controller) {
+                other.set_enable(false);
+                other.wipe();
+            }
         } else {
             self.sessions.lose();
             self.keys.erase(self.options.controller);
@@ -279,6 +285,10 @@ impl Model {
             Incident::Gone { on: false } => self.come_back(),
             Incident::Unreachable { on } => self.bus.front.set_unreachable(*on),
             Incident::ForceDisable { groups } => self.force_disable(*groups),
+            Incident::Migrate => {
+                self.sessions.lose();
+                self.keys.erase(self.options.controller);
+            }
             Incident::Pause { ms } => {
                 self.paused_until = self.clock.now().saturating_add(ms.saturating_mul(1000));
             }
@@ -309,11 +319,16 @@ impl Model {
     fn force_disable(&mut self, groups: Option<u8>) {
         self.bus.front.set_enable(false);
         if let Some(count) = groups {
-            self.groups.set(self.options.controller, count);
+            self.card.set(self.options.controller, count);
             if count == 0 {
-                self.sessions.clear();
-                self.keys.erase(self.options.controller);
+                self.wipe();
             }
         }
+    }
+
+    /// The function loses what it keeps across resets.
+    pub(crate) fn wipe(&mut self) {
+        self.sessions.clear();
+        self.keys.erase(self.options.controller);
     }
 }

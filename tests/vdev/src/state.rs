@@ -2,6 +2,7 @@
 
 //! What the device tells about itself, and what can be changed from outside.
 
+use crate::config_space::DEVICE;
 use crate::engine::Engine;
 use crate::groups::FUNCTIONS;
 use crate::model::Model;
@@ -10,6 +11,10 @@ use crate::registers::Registers;
 use anyhow::bail;
 use serde_json::json;
 use serde_json::Value;
+
+/// Subsystem identifier that drivers for tests take for that of a physical
+/// function; the low byte is how many virtual functions it has in the beginning.
+const PHYSICAL: u16 = 0xaa00;
 
 impl Model {
     /// Everything there is to know, for a report.
@@ -67,6 +72,7 @@ impl Model {
             "listening": self.bus.interrupts.listening(),
             "controller": self.options.controller,
             "groups": self.group_count(),
+            "subsystem": self.bus.front.subsystem(),
             "sessions": self.sessions.summary(),
             "keys": self.keys.summary(),
             "queues": queues,
@@ -78,7 +84,7 @@ impl Model {
 
     /// Gives the function another number of groups, now and at power-on.
     pub fn set_groups(&mut self, count: u8) -> anyhow::Result<()> {
-        if !self.groups.set(self.options.controller, count) {
+        if !self.card.set(self.options.controller, count) {
             bail!("that many groups are not free");
         }
         self.options.groups = count;
@@ -93,12 +99,30 @@ impl Model {
         if self.bus.front.registers().enabled() {
             bail!("the function is enabled");
         }
+        if self.card.is_shared() && controller != self.options.controller {
+            bail!("there are other functions");
+        }
+        self.card.rename(self.options.controller, controller);
         self.options.controller = controller;
         for key in &mut self.preloaded {
             key.owner = controller;
         }
         self.power_on();
         Ok(())
+    }
+
+    /// Turns the function off and on, as it was in the beginning.
+    pub fn power_cycle(&mut self) -> anyhow::Result<()> {
+        let (controller, groups) = self.born;
+        self.options.groups = groups;
+        self.set_controller(controller)
+    }
+
+    /// Has a driver for tests take it for a physical function with so many virtual
+    /// ones in the beginning, or not, when it is found the next time.
+    pub fn set_physical(&mut self, functions: Option<u8>) {
+        let subsystem = functions.map_or(DEVICE, |count| PHYSICAL | u16::from(count));
+        self.bus.front.set_subsystem(subsystem);
     }
 
     /// Changes registers that the host cannot write.

@@ -20,16 +20,20 @@ use std::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Rules that the driver broke, one line each, as the device saw them.
-pub fn violations(socket: &Path) -> Result<Vec<String>> {
-    let answer = ask(socket, &json!({ "cmd": "violations" }))?;
+pub fn violations(socket: &Path, function: usize) -> Result<Vec<String>> {
+    let answer = ask(
+        socket,
+        &json!({ "cmd": "violations", "function": function }),
+    )?;
     broken_rules(&answer)
 }
 
 /// Whether the function was still enabled when the machine was off.
-pub fn was_left_enabled(socket: &Path) -> Result<bool> {
+pub fn was_left_enabled(socket: &Path, function: usize) -> Result<bool> {
     let begin = Instant::now();
     loop {
-        let counters = &ask(socket, &json!({ "cmd": "counters" }))?["counters"];
+        let request = json!({ "cmd": "counters", "function": function });
+        let counters = &ask(socket, &request)?["counters"];
         // The device may not have noticed yet.
         if counters["disconnects"] != 0 {
             return Ok(counters["left_enabled"] != 0);

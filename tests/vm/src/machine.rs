@@ -41,9 +41,11 @@ const BOOTS: usize = 3;
 /// How many lines of the console are kept to be shown.
 const TAIL: usize = 60;
 
-/// Most devices: each takes one of the two serial ports left, of which the last leads to the
-/// monitor if there is no device for it.
-pub const MAX_DEVICES: usize = 2;
+/// Serial ports for devices; the last one leads to the monitor if there is no device for it.
+const DEVICE_PORTS: usize = 2;
+
+/// Most functions of one device: as many as there are slots, and vectors, for.
+const MAX_FUNCTIONS: usize = 9;
 
 /// Root port of device `n`, and the chassis and slot it has.
 fn root_port(n: usize) -> String {
@@ -60,8 +62,13 @@ pub struct Config {
     pub iommu: bool,
     /// MSI-X vectors of each device.
     pub vectors: usize,
-    /// Devices.
+    /// Devices, or functions.
     pub devices: usize,
+    /// Whether they are functions of one device: the physical one and virtual ones. Drivers for
+    /// tests can tell.
+    pub card: bool,
+    /// Whether there is a device of QEMU's own that can do SR-IOV.
+    pub sriov: bool,
     /// Bytes of BAR 0 of each device.
     pub bar0_size: usize,
     /// Memory in MiB.
@@ -84,6 +91,8 @@ impl Default for Config {
             iommu: false,
             vectors: 32,
             devices: 1,
+            card: false,
+            sriov: false,
             bar0_size: 4096,
             memory: 512,
             kunit: false,
@@ -160,16 +169,22 @@ struct Machine {
     // Dropped first, so that QEMU never talks to a device that is gone.
     qemu: Process,
     devices: Vec<Process>,
-    controls: Vec<PathBuf>,
+    /// Of each function, the socket and its number there.
+    controls: Vec<(PathBuf, usize)>,
     lines: Receiver<(Stream, String)>,
     started: Instant,
 }
 
 impl Machine {
     fn start(files: &Files, config: &Config, dir: &Path) -> Result<Self> {
+        let most = if config.card {
+            MAX_FUNCTIONS
+        } else {
+            DEVICE_PORTS
+        };
         ensure!(
-            (1..=MAX_DEVICES).contains(&config.devices),
-            "from 1 to {MAX_DEVICES} devices are possible"
+            (1..=most).contains(&config.devices),
+            "from 1 to {most} devices are possible"
         );
         let started = Instant::now();
         let (sender, lines) = mpsc::channel();
@@ -178,13 +193,21 @@ impl Machine {
 
         let mut devices = Vec::new();
         let mut controls = Vec::new();
-        for n in 0..config.devices {
-            let socket = checked(dir.join(format!("device{n}")))?;
+        let functions = if config.card { config.devices } else { 1 };
+        for n in (0..config.devices).step_by(functions) {
             let control = checked(dir.join(format!("control{n}")))?;
             let mut command = Command::new(&files.vdev);
+            let mut sockets = Vec::new();
+            for function in n..n + functions {
+                let socket = checked(dir.join(format!("device{function}")))?;
+                command.arg("--socket").arg(&socket);
+                sockets.push(socket);
+                controls.push((control.clone(), function - n));
+            }
+            if config.card {
+                command.args(["--physical", "0"]);
+            }
             command
-                .arg("--socket")
-                .arg(&socket)
                 .arg("--control")
                 .arg(&control)
                 .arg("--vectors")
@@ -193,9 +216,8 @@ impl Machine {
                 .arg(config.bar0_size.to_string());
             let name = format!("device {n}");
             let mut process = Process::start(&name, command, &dir.join(format!("device{n}.log")))?;
-            wait_ready(&mut process, &socket, &control)?;
+            wait_ready(&mut process, &sockets, &control)?;
             devices.push(process);
-            controls.push(control);
         }
         let qemu = Process::start("QEMU", qemu(files, config, dir), &dir.join("qemu.log"))?;
         Ok(Self {
@@ -267,15 +289,15 @@ impl Machine {
         if outcome.problems.is_empty() {
             self.settle(&mut outcome)?;
         }
-        for (n, control) in self.controls.iter().enumerate() {
-            match control::violations(control) {
+        for (n, (control, function)) in self.controls.iter().enumerate() {
+            match control::violations(control, *function) {
                 Ok(list) => outcome
                     .violations
                     .extend(list.into_iter().map(|rule| format!("device {n}: {rule}"))),
                 Err(error) => outcome.problems.push(format!("device {n}: {error:#}")),
             }
             // One that was killed had no chance.
-            if outcome.exit.is_some() && control::was_left_enabled(control)? {
+            if outcome.exit.is_some() && control::was_left_enabled(control, *function)? {
                 outcome
                     .violations
                     .push(format!("device {n}: enabled when the machine was off"));
@@ -358,13 +380,14 @@ fn checked(path: PathBuf) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn wait_ready(device: &mut Process, socket: &Path, control: &Path) -> Result<()> {
+fn wait_ready(device: &mut Process, sockets: &[PathBuf], control: &Path) -> Result<()> {
     let deadline = Instant::now() + DEVICE_PATIENCE;
     loop {
         if let Some(status) = device.ended()? {
             bail!("{} ended at once: {status}", device.name());
         }
-        if socket.exists() && control.exists() && control::ping(control).is_ok() {
+        let is_there = sockets.iter().all(|socket| socket.exists());
+        if is_there && control.exists() && control::ping(control).is_ok() {
             return Ok(());
         }
         ensure!(
@@ -421,11 +444,17 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
     if config.iommu {
         command.args(["-device", "intel-iommu,caching-mode=on"]);
     }
+    if config.sriov {
+        command
+            .args(["-device", "pcie-root-port,id=other,chassis=20,slot=20"])
+            .args(["-device", "igb,bus=other,romfile="]);
+    }
     if let Some(plugin) = &config.plugin {
         command.args(["-plugin", plugin]);
     }
     let mut ports = vec!["console".to_owned(), "results".to_owned()];
-    ports.extend((0..config.devices).map(|n| format!("control{n}")));
+    let controls = if config.card { 1 } else { config.devices };
+    ports.extend((0..controls).map(|n| format!("control{n}")));
     for port in &ports {
         let path = dir.join(port);
         command
@@ -436,7 +465,7 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
             ))
             .args(["-serial", &format!("chardev:{port}")]);
     }
-    if config.devices < MAX_DEVICES {
+    if controls < DEVICE_PORTS {
         // The last serial port leads to the monitor of the machine itself.
         let path = dir.join("monitor");
         let path = path.display();

@@ -48,6 +48,12 @@ use std::time::Duration;
 /// Where the guest finds the module.
 const MODULE: &str = "/lib/azihsm.ko";
 
+/// Where it finds the one for a device of QEMU's own.
+const SRIOV_MODULE: &str = "/lib/azihsm_sriov.ko";
+
+/// Where it finds the one that takes a function for a physical one.
+const PHYSICAL_MODULE: &str = "/lib/azihsm-pf.ko";
+
 /// How many failed tests in all may be tried once more.
 const SECOND_TRIES: usize = 3;
 
@@ -83,6 +89,14 @@ struct Common {
     /// The module.
     #[arg(long)]
     module: PathBuf,
+    /// The module that was made with AZIHSM_TEST_PF=1; without it there are no
+    /// machines with a physical function.
+    #[arg(long)]
+    pf_module: Option<PathBuf>,
+    /// The module for a device of QEMU's own, tests/kernel/sriov; without it there is no
+    /// machine with that.
+    #[arg(long)]
+    sriov_module: Option<PathBuf>,
     /// Program of the virtual device.
     #[arg(long)]
     vdev: PathBuf,
@@ -137,6 +151,9 @@ struct Test {
     /// Devices.
     #[arg(long)]
     devices: Option<usize>,
+    /// So many virtual functions of a physical one, instead of devices.
+    #[arg(long)]
+    card: Option<usize>,
     /// MiB of memory of each machine.
     #[arg(long)]
     memory: Option<usize>,
@@ -205,6 +222,7 @@ impl Coverage {
         let mut boots = plan::of(Variant::Stock, self.full);
         boots.retain(|boot| {
             !matches!(boot.instead, Some(Instead::Script(_)))
+                && !boot.config.card
                 && (self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name))
         });
         let mut files = Vec::new();
@@ -255,12 +273,19 @@ impl Test {
     }
 
     fn planned(&self) -> Vec<Boot> {
-        let configured =
-            self.smp.is_some() || self.iommu || self.vectors.is_some() || self.devices.is_some();
+        let configured = self.smp.is_some()
+            || self.iommu
+            || self.vectors.is_some()
+            || self.devices.is_some()
+            || self.card.is_some();
         if !configured && self.group.is_empty() && self.filter.is_empty() {
             let mut boots = plan::of(self.variant, self.full);
             boots.retain(|boot| {
                 self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name)
+            });
+            boots.retain(|boot| {
+                let Config { card, sriov, .. } = boot.config;
+                !card && !sriov || self.common.module_of(boot).is_some()
             });
             return boots;
         }
@@ -268,7 +293,10 @@ impl Test {
             smp: self.smp.unwrap_or(2),
             iommu: self.iommu,
             vectors: self.vectors.unwrap_or(32),
-            devices: self.devices.unwrap_or(1),
+            devices: self
+                .card
+                .map_or(self.devices.unwrap_or(1), |functions| 1 + functions),
+            card: self.card.is_some(),
             ..Config::default()
         };
         self.variant.equip(&mut config);
@@ -351,6 +379,18 @@ impl Common {
         })
     }
 
+    /// The module that this boot is for, if it is not that of the driver: where the guest
+    /// finds it, and the file.
+    fn module_of(&self, boot: &Boot) -> Option<(&'static str, &Path)> {
+        let Config { card, sriov, .. } = boot.config;
+        let (name, file) = match (card, sriov) {
+            (true, _) => (PHYSICAL_MODULE, &self.pf_module),
+            (_, true) => (SRIOV_MODULE, &self.sriov_module),
+            _ => return None,
+        };
+        Some((name, file.as_deref()?))
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
@@ -396,7 +436,10 @@ fn run(
     mut show: impl FnMut(&str),
 ) -> Result<(Totals, Vec<String>)> {
     let dir = machine::boot_directory(&common.work, name)?;
-    let files = common.files(&dir, &boot.command(MODULE), &[])?;
+    let other = common.module_of(boot);
+    let module = other.map_or(MODULE, |(name, _)| name);
+    let others: Vec<_> = other.into_iter().collect();
+    let files = common.files(&dir, &boot.command(module), &others)?;
     let mut results = tap::Results::default();
     show(&format!("# {}: {}", boot.name, boot.describe()));
     let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));

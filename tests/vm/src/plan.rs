@@ -143,6 +143,55 @@ fi
 /bin/busybox rmmod azihsm
 "#;
 
+/// The driver's way with SR-IOV, of a device that can do it.
+const SRIOV: &str = r#"
+b=/bin/busybox
+tests=0
+check() {
+	tests=$((tests + 1))
+	if eval "$2"; then echo "ok $tests - sriov/$1"; else echo "not ok $tests - sriov/$1"; fi
+}
+said() { $b dmesg | $b grep -q "$1"; }
+there() { [ "$($b ls -d "$pf"/virtfn* 2>/dev/null | $b wc -l)" -eq "$1" ] && [ "$($b cat "$pf/sriov_numvfs")" -eq "$1" ]; }
+bound() { [ "$($b ls -d "$pf"/virtfn*/driver 2>/dev/null | $b wc -l)" -eq "$1" ]; }
+set_to() { echo "$1" 2>/dev/null >"$pf/sriov_numvfs"; }
+cycle() {
+	for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		set_to $((i % 2 + 1)) && there $((i % 2 + 1)) && set_to 0 && there 0 || return 1
+	done
+}
+pf=$($b dirname /sys/bus/pci/devices/*/sriov_totalvfs)
+address=$($b basename "$pf")
+driver=/sys/bus/pci/drivers/azihsm_sriov
+echo TAP version 14
+$b insmod MODULE
+check bound-without 'bound 0 && there 0 && said "bound, 0 virtual"'
+check enabled-and-bound 'set_to 2 && there 2 && bound 2 && said "following 2, there are 2"'
+check another-number-is-refused '! set_to 3 && there 2'
+check the-same-number-is-no-change 'set_to 2 && there 2'
+check disabled 'set_to 0 && there 0 && said "following 0, there are 0"'
+check more-than-there-may-be '! set_to 100 && there 0'
+check come-and-go cycle
+check number-is-told '! said "VFs requested"'
+set_to 2
+echo "$address" >$driver/unbind
+check gone-when-unbound 'there 0 && said "all taken: true" && ! said "left SR-IOV enabled"'
+echo "$address" >$driver/bind
+check none-when-bound-again 'there 0 && set_to 1 && there 1'
+$b rmmod azihsm_sriov
+check gone-when-unloaded 'there 0 && ! said "left SR-IOV enabled"'
+$b insmod MODULE refused=1
+check none-if-the-rest-fails '! set_to 2 && there 0 && bound 0'
+$b rmmod azihsm_sriov
+$b insmod MODULE assigned=1
+check in-use-stay 'set_to 2 && ! set_to 0 && there 2 && bound 2'
+echo "$address" >$driver/unbind
+check in-use-stay-when-unbound 'there 2 && said "all taken: false"'
+echo "$address" >$driver/bind
+check left-by-another-driver 'there 2 && said "bound, 2 virtual"'
+echo "1..$tests"
+"#;
+
 impl Boot {
     /// Two processors and one device with all its vectors.
     fn new(name: &'static str, groups: &[&str]) -> Self {
@@ -167,6 +216,18 @@ impl Boot {
         boot
     }
 
+    /// Whether it has the module that users have.
+    fn is_common(&self) -> bool {
+        !self.config.card && !self.config.sriov
+    }
+
+    fn sriov() -> Self {
+        let mut boot = Self::new("sriov", &[]);
+        boot.config.sriov = true;
+        boot.instead = Some(Instead::Script(SRIOV));
+        boot
+    }
+
     fn kunit() -> Self {
         let mut boot = Self::new("kunit", &[]);
         boot.config.kunit = true;
@@ -186,6 +247,13 @@ impl Boot {
 
     fn devices(mut self, devices: usize) -> Self {
         self.config.devices = devices;
+        self
+    }
+
+    /// A physical function with so many virtual ones, for a driver that can tell.
+    fn card(mut self, virtual_functions: usize) -> Self {
+        self.config.card = true;
+        self.config.devices = 1 + virtual_functions;
         self
     }
 
@@ -252,8 +320,13 @@ impl Boot {
             vectors, devices, ..
         } = self.config;
         let (part, parts) = self.part;
+        let card = if self.config.card {
+            "export AZIHSM_CARD=1\n"
+        } else {
+            ""
+        };
         let mut command = format!(
-            "exec /bin/azihsm-tests --module {module} --vectors {vectors} --devices {devices} \
+            "{card}exec /bin/azihsm-tests --module {module} --vectors {vectors} --devices {devices} \
              --part {part} --parts {parts}"
         );
         // Writing to a string does not fail.
@@ -283,12 +356,14 @@ impl Boot {
             iommu,
             vectors,
             devices,
+            card,
             memory,
             ..
         } = self.config;
         let iommu = if iommu { ", IOMMU" } else { "" };
+        let card = if card { ", functions of one" } else { "" };
         let mut text = format!(
-            "processors: {smp}, devices: {devices}, vectors: {vectors}, {memory} MiB{iommu}"
+            "processors: {smp}, devices: {devices}, vectors: {vectors}, {memory} MiB{iommu}{card}"
         );
         for words in &self.config.append {
             text.push(' ');
@@ -309,7 +384,7 @@ pub fn of(variant: Variant, full: bool) -> Vec<Boot> {
         (Variant::Stock, false) => everyday(),
         (Variant::Stock, true) => self::full(),
         (Variant::Old, false) => old(),
-        (Variant::Old, true) => everyday(),
+        (Variant::Old, true) => everyday().into_iter().filter(Boot::is_common).collect(),
         (Variant::Debug, false) => debug_everyday(),
         (Variant::Debug, true) => debug_full(),
         (Variant::Kasan, _) => kasan(),
@@ -347,6 +422,8 @@ fn everyday() -> Vec<Boot> {
             .devices(2)
             .only(SAMPLE)
             .only(TWO_DEVICES),
+        Boot::new("card", &["mgmt", "vfs"]).card(8),
+        Boot::sriov(),
         Boot::fuzz(10, Some(1)),
         Boot::odd_bar(),
     ]
@@ -399,6 +476,8 @@ fn full() -> Vec<Boot> {
         Boot::new("3-vectors", OF_MACHINE).vectors(3).long(),
         Boot::new("1-vector", OF_MACHINE).vectors(1).long(),
         Boot::new("soak", &["soak"]).long(),
+        Boot::new("card", &["mgmt", "vfs"]).card(8).long(),
+        Boot::sriov(),
         Boot::fuzz(60, Some(1)),
         Boot::odd_bar(),
     ]
@@ -424,6 +503,8 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-load", &["aes", "load", "reset"]),
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
+        Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
+        Boot::sriov(),
         Boot::new("debug-starve", &["starve"]).long(),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
         Boot::kunit(),
@@ -446,6 +527,8 @@ fn kasan() -> Vec<Boot> {
                 "node", "info", "stats", "trace", "unknown", "hsm", "session",
             ],
         ),
+        Boot::new("kasan-card", &["mgmt", "vfs"]).card(8),
+        Boot::sriov(),
         Boot::new("kasan-iommu", &[])
             .iommu()
             .vectors(3)

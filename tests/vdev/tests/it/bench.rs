@@ -160,6 +160,7 @@ impl Bench {
             interrupts: lines.clone(),
             clock: clock.clone(),
             options,
+            card: Arc::default(),
             engine: None,
             random: Box::new(move |iv| {
                 counter += 1;

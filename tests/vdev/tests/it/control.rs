@@ -297,7 +297,7 @@ fn any_number_of_clients() {
     let path = directory.path().join("control.sock");
     // A socket that was left behind is replaced.
     std::fs::write(&path, "").unwrap();
-    serve(Arc::new(device()), &path).unwrap();
+    serve(Arc::from([device()]), &path).unwrap();
     let mut clients: Vec<_> = (0..3)
         .map(|_| BufReader::new(UnixStream::connect(&path).unwrap()))
         .collect();
@@ -315,6 +315,47 @@ fn any_number_of_clients() {
         client.read_line(&mut line).unwrap();
         assert!(line.starts_with("{\"error\":"));
     }
+}
+
+#[test]
+fn functions_of_a_device_are_asked_by_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let card = Arc::default();
+    let function = |controller| {
+        let options = Options {
+            controller,
+            groups: 2 + controller as u8,
+            ..Options::default()
+        };
+        Device::on(&card, Arc::new(ManualClock::default()), options, 32)
+    };
+    serve([0, 1, 2].map(function).into(), &path).unwrap();
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    let mut ask = |mut request: Value, function: usize| -> Value {
+        request["function"] = json!(function);
+        let line = format!("{request}\n");
+        client.get_mut().write_all(line.as_bytes()).unwrap();
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    };
+    let state = json!({"cmd": "state"});
+    for function in 0..3 {
+        let state = ask(state.clone(), function);
+        assert_eq!(state["controller"], json!(function));
+        assert_eq!(state["groups"], json!(2 + function));
+    }
+    assert_eq!(ask(state.clone(), 3)["ok"], json!(false));
+    // The groups are those of the whole device: 63 of 65 are not free.
+    let set = |count| json!({"cmd": "set", "option": "groups", "value": count});
+    assert_eq!(ask(set(63), 1)["ok"], json!(false));
+    assert_eq!(ask(set(59), 1)["ok"], json!(true));
+    assert_eq!(ask(state.clone(), 1)["groups"], json!(59));
+    assert_eq!(ask(state, 2)["groups"], json!(4));
+    // It is what it was in the beginning again.
+    assert_eq!(ask(json!({"cmd": "power_cycle"}), 1)["ok"], json!(true));
+    assert_eq!(ask(json!({"cmd": "state"}), 1)["groups"], json!(3));
 }
 
 #[test]

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         devices: arguments.devices,
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
         seconds: arguments.seconds,
+        number: 0,
     };
     let matches = |test: &Test| {
         let groups = &arguments.group;

@@ -8,6 +8,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::control::Control;
+use azihsm_guest::control::CARD;
 use azihsm_guest::kmsg::KernelLog;
 use azihsm_guest::kmsg::Message;
 use azihsm_guest::module;
@@ -48,12 +49,27 @@ pub struct Env {
     pub seed: u64,
     /// How many seconds the tests of group soak run for.
     pub seconds: u64,
+    /// Which device [`Env::open`] and others are for.
+    pub number: usize,
 }
 
 impl Env {
+    /// The same for device `number`.
+    pub fn of(&self, number: usize) -> Self {
+        Self {
+            number,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the devices are functions of one, of which the first is the physical one.
+    pub fn is_card() -> bool {
+        std::env::var_os(CARD).is_some()
+    }
+
     /// Opens the first device.
     pub fn open(&self) -> Result<Device> {
-        self.open_node(0)
+        self.open_node(self.number)
     }
 
     /// Opens device `number`.
@@ -64,7 +80,7 @@ impl Env {
 
     /// Opens the line to the virtual device behind the first node.
     pub fn control(&self) -> Result<Control> {
-        Control::open(0)
+        Control::open(self.number)
     }
 
     /// Loads the module.
@@ -80,7 +96,7 @@ impl Env {
 
     /// PCI address of the first device.
     pub fn address(&self) -> Result<String> {
-        pci::of_node("azihsm0")
+        pci::of_node(&format!("azihsm{}", self.number))
     }
 
     /// Makes the first device a virtual function, which keeps its resource
@@ -169,6 +185,7 @@ pub struct Test {
     body: Body,
     timeout: Duration,
     devices: usize,
+    card: bool,
     traces: bool,
     messages: &'static [&'static str],
     spoils: bool,
@@ -184,6 +201,7 @@ impl Test {
             body: Box::new(body),
             timeout: TIMEOUT,
             devices: 1,
+            card: false,
             traces: false,
             messages: &[],
             spoils: false,
@@ -213,6 +231,13 @@ impl Test {
     /// It needs so many devices.
     pub fn devices(mut self, devices: usize) -> Self {
         self.devices = devices;
+        self
+    }
+
+    /// It needs a physical function and so many virtual ones.
+    pub fn card(mut self, functions: usize) -> Self {
+        self.card = true;
+        self.devices = 1 + functions;
         self
     }
 
@@ -254,7 +279,9 @@ impl Test {
 
     /// Whether it makes sense here.
     pub fn applies_to(&self, env: &Env) -> bool {
-        self.devices <= env.devices && (!self.traces || trace::is_possible())
+        self.devices <= env.devices
+            && (!self.card || Env::is_card())
+            && (!self.traces || trace::is_possible())
     }
 
     fn is_expected(&self, message: &Message) -> bool {

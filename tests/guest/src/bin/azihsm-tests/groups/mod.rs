@@ -9,6 +9,7 @@ mod info;
 mod life;
 mod load;
 mod matrix;
+mod mgmt;
 mod node;
 mod recovery;
 mod reset;
@@ -19,6 +20,7 @@ mod stats;
 mod steady;
 mod trace;
 pub mod unknown;
+mod vfs;
 
 use crate::runner::Test;
 
@@ -41,6 +43,8 @@ pub fn all() -> Vec<Test> {
         recovery::tests(),
         matrix::tests(),
         starve::tests(),
+        mgmt::tests(),
+        vfs::tests(),
         chaos::tests(),
         soak::tests(),
     ]
