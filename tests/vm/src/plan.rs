@@ -504,7 +504,6 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
         Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
-        Boot::sriov(),
         Boot::new("debug-starve", &["starve"]).long(),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
         Boot::kunit(),
@@ -528,7 +527,6 @@ fn kasan() -> Vec<Boot> {
             ],
         ),
         Boot::new("kasan-card", &["mgmt", "vfs"]).card(8),
-        Boot::sriov(),
         Boot::new("kasan-iommu", &[])
             .iommu()
             .vectors(3)
