@@ -442,6 +442,15 @@ fn admin_entry(entry: &AdminEntry) {
     check(admin::Sqe::delete_sq(queue), 0, 0, number, 0);
     check(admin::Sqe::delete_cq(queue), 4, 0, number, 0);
     check(admin::Sqe::identify().with_page(ring), 6, ring, 1, 0);
+    let groups = u64::from(entry.size);
+    check(
+        admin::Sqe::set_resource_count(queue, entry.size),
+        0xc3,
+        0,
+        number,
+        groups,
+    );
+    check(admin::Sqe::get_resource_count(queue), 0xc4, 0, number, 0);
     for (feature, number) in [
         (admin::Feature::HsmQueues, 0x07),
         (admin::Feature::AesQueues, 0xc1),
