@@ -19,6 +19,12 @@ use std::time::Instant;
 /// What of a checkout the module is made of.
 const SOURCES: &[&str] = &["Kbuild", "src"];
 
+/// Whether a machine with these options has a physical function, which takes a
+/// module that can tell.
+fn of_card(options: &[String]) -> bool {
+    options.iter().any(|option| option == "--card")
+}
+
 /// What the virtual machine is made of.
 #[derive(Args)]
 pub struct Machine {
@@ -137,7 +143,7 @@ impl<'a> Work<'a> {
     /// Runs `tests` on the driver as it is.
     pub fn unchanged(&self, tests: &[String], options: &[String]) -> Result<Verdict> {
         self.copy(0)?;
-        if let Err(log) = self.build(0)? {
+        if let Err(log) = self.build(0, options)? {
             return Ok(Verdict::Error(log));
         }
         // All tests together take longer than those of one mutant.
@@ -165,7 +171,7 @@ impl<'a> Work<'a> {
         self.copy(number)?;
         let path = self.tree(number).join("src").join(&mutant.file);
         fs::write(&path, mutant.apply(&fs::read_to_string(&path)?)?)?;
-        if let Err(log) = self.build(number)? {
+        if let Err(log) = self.build(number, &mutant.options)? {
             return Ok(Verdict::Error(format!("does not compile:\n{log}")));
         }
         let test = || self.test(number, &mutant.name, &mutant.tests, &mutant.options, 1);
@@ -202,8 +208,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Builds the module, or returns what the compiler said.
-    fn build(&self, number: usize) -> Result<Result<(), String>> {
+    /// Builds the module for a machine with these options, or returns what the
+    /// compiler said.
+    fn build(&self, number: usize, options: &[String]) -> Result<Result<(), String>> {
         let tree = fs::canonicalize(self.tree(number))?;
         let assign = |name: &str, path: &Path| format!("{name}={}", path.display());
         let output = finished(
@@ -218,6 +225,7 @@ impl<'a> Work<'a> {
                     "KRUSTFLAGS=-Cdebuginfo=0 -Cincremental={}",
                     tree.join("incremental").display()
                 ))
+                .args(of_card(options).then_some("AZIHSM_TEST_PF=1"))
                 .arg("modules"),
         )?;
         if output.status.success() {
@@ -253,6 +261,9 @@ impl<'a> Work<'a> {
         ];
         for (option, path) in paths {
             command.arg(option).arg(path);
+        }
+        if of_card(options) {
+            command.arg("--pf-module").arg(tree.join("build/azihsm.ko"));
         }
         command
             .args(["--timeout", &(machine.timeout * patience).to_string()])
