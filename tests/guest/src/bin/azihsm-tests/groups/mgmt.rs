@@ -55,6 +55,9 @@ const BAD_VF: u32 = 2;
 const SET_FAILED: u32 = 4;
 const GET_FAILED: u32 = 7;
 
+/// `struct azihsm_reset.status`
+const UNSUPPORTED: u32 = 6;
+
 /// How soon a reset is over that nothing stands in the way of.
 const RESET: Duration = Duration::from_secs(5);
 
@@ -124,6 +127,11 @@ pub fn tests() -> Vec<Test> {
         test("parameter-beyond-what-is-free", parameter_too_large)
             .may_warn(&["cannot take 64 resource groups"])
             .takes(2)
+            .spoils(),
+        test("reset-that-is-forbidden-einval", forbidden).spoils(),
+        test("fault-cuts-off-what-may-not-be-reset", cut_off)
+            .may_warn(ODD)
+            .takes(5)
             .spoils(),
         test("without-groups-there-is-management", without_groups)
             .may_warn(ODD)
@@ -707,6 +715,84 @@ fn parameter(env: &Env) -> Result<()> {
 fn parameter_too_large(env: &Env) -> Result<()> {
     load_with(env, c"pf_res_cnt=200")?;
     check_eq!(groups(env, 0)?, 1, "groups");
+    hsm::api_revisions(&env.open()?)?;
+    Ok(())
+}
+
+fn forbidden(env: &Env) -> Result<()> {
+    load_with(env, c"pf_lvl2_abort_enabled=0")?;
+    let enables =
+        |env: &Env| -> Result<Option<u64>> { Ok(env.control()?.counters()?["enables"].as_u64()) };
+    let before = enables(env)?;
+    ensure!(before.is_some(), "no count of enables");
+    let device = env.open()?;
+    for (kind, number) in [
+        (ResetKind::Controller, abi::RESET_CONTROLLER),
+        (ResetKind::Subsystem, abi::RESET_SUBSYSTEM),
+    ] {
+        let error = device.reset(kind).err().map(|error| error.errno);
+        check_eq!(error, Some(Errno::INVAL), "reset {number}");
+    }
+    let mut arg = abi::Reset::new_zeroed();
+    arg.hdr.size = size_of::<abi::Reset>() as u32;
+    arg.kind = abi::RESET_CONTROLLER;
+    let result = sys::submit(&device, abi::IOC_RESET, &mut arg);
+    check_eq!(
+        (result, arg.status),
+        (Err(Errno::INVAL), UNSUPPORTED),
+        "reset"
+    );
+    check_eq!(enables(env)?, before, "enables");
+    hsm::api_revisions(&device)?;
+    // Of virtual functions it says nothing.
+    env.of(1).open()?.reset(ResetKind::Controller)?;
+    Ok(())
+}
+
+/// The command register of a function has the bit that lets it access memory.
+fn may_access_memory(address: &str) -> Result<bool> {
+    let config = fs::read(pci::directory(address).join("config"))?;
+    Ok(config.get(4).context("no command register")? & 4 != 0)
+}
+
+fn cut_off(env: &Env) -> Result<()> {
+    load_with(env, c"pf_lvl2_abort_enabled=0")?;
+    let address = env.address()?;
+    let figure = |name: &str| -> Result<String> {
+        let path = pci::directory(&address).join("azihsm").join(name);
+        Ok(fs::read_to_string(path)?.trim().to_owned())
+    };
+    let device = env.open()?;
+    hsm::api_revisions(&device)?;
+    ensure!(may_access_memory(&address)?, "it may not access memory");
+    env.control()?
+        .inject(json!({ "fault": "delay", "class": "hsm", "ms": 60000 }))?;
+    thread::scope(|scope| -> Result<()> {
+        let waiters: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| hsm::api_revisions(&device).is_err()))
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        env.control()?.inject(json!({ "fault": "crash" }))?;
+        let begin = Instant::now();
+        for waiter in waiters {
+            ensure!(waiter.join().expect("does not panic"), "it was completed");
+        }
+        ensure!(begin.elapsed() < RESET, "it took {:?}", begin.elapsed());
+        Ok(())
+    })?;
+    check_eq!(figure("state")?, "dead", "state");
+    check_eq!(figure("recovery/cuts")?, "1", "times that it was cut off");
+    check_eq!(figure("recovery/resets_fault")?, "0", "resets");
+    ensure!(!may_access_memory(&address)?, "it may still access memory");
+    // It is left like that.
+    thread::sleep(Duration::from_secs(3));
+    check_eq!(figure("state")?, "dead", "state");
+    ensure!(hsm::api_revisions(&device).is_err(), "a command is served");
+    hsm::api_revisions(&env.of(1).open()?)?;
+    drop(device);
+    env.control()?.clear_faults()?;
+    pci::unbind(&address)?;
+    pci::bind(&address)?;
     hsm::api_revisions(&env.open()?)?;
     Ok(())
 }

@@ -1500,7 +1500,7 @@ fn unbind_resetting(env: &Env) -> Result<()> {
     let tally = crowd.stop(env, BACK)?;
     tally.check(|class, outcome| is_of_reset(class, outcome) || outcome == Outcome::Gone)?;
     module::unload().context("unloading when all is closed")?;
-    env.load()?;
+    module::load_with(&env.module, c"aes_bounce_buffers=0")?;
     health::check_well(env)?;
     held.check_same_soon()
 }
