@@ -55,9 +55,15 @@ impl Machine {
     /// Makes sure that each mutant names tests that exist.
     pub fn check_names(&self, mutants: &[Mutant]) -> Result<()> {
         let program = self.programs.join("azihsm-tests");
-        let output = finished(Command::new(&program).args(["--list", "--long", "--devices", "2"]))?;
-        ensure!(output.status.success(), "cannot list the tests");
-        let all = String::from_utf8(output.stdout)?;
+        let list = |devices, environment: Option<(&str, &str)>| -> Result<String> {
+            let mut command = Command::new(&program);
+            command.args(["--list", "--long", "--devices", devices]);
+            let output = finished(command.envs(environment))?;
+            ensure!(output.status.success(), "cannot list the tests");
+            Ok(String::from_utf8(output.stdout)?)
+        };
+        // Those of single functions, and those of a physical one with its virtual ones.
+        let all = list("2", None)? + &list("9", Some(("AZIHSM_CARD", "1")))?;
         for mutant in mutants {
             for part in &mutant.tests {
                 ensure!(
