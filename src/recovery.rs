@@ -508,6 +508,25 @@ mod tests {
         }
     }
 
+    // Counters go by them, and `trace.h` has a name for each.
+    #[test]
+    fn causes_keep_their_numbers() {
+        let causes = [
+            (Cause::Asked, c"AZIHSM_CAUSE=requested"),
+            (Cause::Fault, c"AZIHSM_CAUSE=fault"),
+            (Cause::ReadyLost, c"AZIHSM_CAUSE=not_ready"),
+            (Cause::Unresponsive, c"AZIHSM_CAUSE=unresponsive"),
+            (Cause::Retry, c"AZIHSM_CAUSE=retried"),
+            (Cause::Returned, c"AZIHSM_CAUSE=returned"),
+            (Cause::Resumed, c"AZIHSM_CAUSE=resumed"),
+        ];
+        assert_eq!(causes.len(), Cause::COUNT);
+        for (number, (cause, variable)) in causes.into_iter().enumerate() {
+            assert_eq!(cause as usize, number);
+            assert_eq!(cause.variable(), variable);
+        }
+    }
+
     #[test]
     fn conditions_keep_their_words() {
         for condition in CONDITIONS {

@@ -41,7 +41,8 @@ macro_rules! events {
                     let dev = core::ptr::from_ref(dev).cast();
 
                     // SAFETY: `trace.c` defines it, with these parameters. `dev` is valid, and
-                    // the event copies its name.
+                    // the event copies its name. RCU is watching: the driver runs in tasks and
+                    // interrupt handlers only.
                     unsafe { [<rust_do_trace_azihsm_ $name>](dev $(, $argument)*) };
                 }
             }
