@@ -179,6 +179,20 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Gives a page back to the kernel, which has an empty one there when needed.
+    pub fn forget(&self, page: usize) -> Result<()> {
+        ensure!((page + 1) * PAGE <= self.len, "outside the mapping");
+        // SAFETY: Within the mapping, to which there are no references.
+        unsafe {
+            madvise(
+                self.base.byte_add(page * PAGE),
+                PAGE,
+                MmapAdvise::MADV_DONTNEED,
+            )
+        }?;
+        Ok(())
+    }
+
     /// How many bytes there are.
     pub fn size(&self) -> usize {
         self.len
