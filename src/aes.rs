@@ -49,7 +49,6 @@ use crate::{
 
 pub(crate) use crate::wire::aes::{
     Caller,
-    Cipher,
     Completion,
     Request, //
 };
@@ -321,9 +320,12 @@ impl<'a> Command<'a> {
 #[kunit_tests(azihsm_aes)]
 mod tests {
     use super::*;
-    use crate::wire::by_hand::{
-        bytes,
-        words, //
+    use crate::wire::{
+        aes::Cipher,
+        by_hand::{
+            bytes,
+            words, //
+        },
     };
 
     const GCM: Cipher = Cipher::Gcm {

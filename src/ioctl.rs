@@ -59,7 +59,6 @@ use crate::{
     session::{
         Flow,
         Record,
-        Session,
         Token,
         Users, //
     },
@@ -75,12 +74,19 @@ use crate::{
     uapi::{
         AesCmd,
         AesIn,
-        AesOut,
         DevInfo,
         Hdr,
         Headed,
         HsmCmd,
         HsmIn, //
+    },
+    wire::request::{
+        check_aes,
+        check_caller,
+        check_hsm,
+        header,
+        is_user,
+        set_done, //
     },
 };
 
@@ -255,14 +261,6 @@ fn user(address: u64) -> UserPtr {
     UserPtr::from_addr(address as usize)
 }
 
-/// Returns whether `len` bytes at `address` may be user memory at all.
-fn is_user(address: u64, len: u32) -> bool {
-    // The kernel's half of the address space has the highest bit set.
-    address
-        .checked_add(u64::from(len))
-        .is_some_and(|end| end >> 63 == 0)
-}
-
 /// Reads a structure that begins with a header and may be larger than the driver knows.
 ///
 /// # Errors
@@ -376,7 +374,7 @@ impl File {
     fn hsm_run(&self, ctrl: &Ctrl<'_>, cmd: &mut HsmCmd) -> Result<(), Failure> {
         let input = &cmd.input;
         check_condition(ctrl.condition(), uapi::EXT_HSM_NOT_READY)?;
-        check_hsm(input)?;
+        check_hsm(input).map_err(Failure::invalid)?;
 
         let flow = Flow::of(input.session.flags);
         let held = self.admit(flow, &input.session)?;
@@ -561,7 +559,7 @@ impl File {
             .record
             .session()
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;
-        let caller = check_caller(session, input)?;
+        let caller = check_caller(session, input).map_err(Failure::invalid)?;
         desk.aes_commands = desk.aes_commands.wrapping_add(1);
         Ok((caller, self.users.token()))
     }
@@ -574,7 +572,7 @@ impl File {
         }
         let (caller, token) = self.aes_caller(input)?;
         let request = aes::Request {
-            cipher: check_aes(input, cipher, ctrl.gcm_unaligned())?,
+            cipher: check_aes(input, cipher, ctrl.gcm_unaligned()).map_err(Failure::invalid)?,
             decrypt: input.op == uapi::AES_DECRYPT,
             caller,
             len: input.src_len,
@@ -605,163 +603,22 @@ impl File {
     }
 }
 
-/// Returns what the device is told of a HSM command.
-fn header(input: &HsmIn, flow: Flow) -> hsm::Header {
-    hsm::Header {
-        opcode: input.opcode,
-        src_len: input.src_len,
-        dst_len: input.dst_len,
-        flow,
-        // Without a session both fields are 0.
-        id: match flow {
-            Flow::None => 0,
-            _ => input.session.id,
-        },
-        id_valid: flow != Flow::None && input.session.flags & uapi::SESSION_ID_VALID != 0,
-    }
-}
-
-/// Checks what a HSM command says of itself.
-fn check_hsm(input: &HsmIn) -> Result<(), Failure> {
-    // CAST: A small constant.
-    const MAX_LEN: u32 = uapi::HSM_MAX_LEN as u32;
-    let checks = [
-        (input.cmdset != 0, uapi::EXT_HSM_CMDSET),
-        // The device flushes sessions by opcode 1, whoever they belong to.
-        (
-            !matches!(input.opcode, uapi::HSM_OP_MBOR | uapi::HSM_OP_TBOR),
-            uapi::EXT_HSM_CMDSET,
-        ),
-        (input.src_len > MAX_LEN, uapi::EXT_HSM_SRC_LEN),
-        (input.dst_len > MAX_LEN, uapi::EXT_HSM_DST_LEN),
-        ((input.src_len == 0) != (input.src == 0), uapi::EXT_HSM_SRC),
-        ((input.dst_len == 0) != (input.dst == 0), uapi::EXT_HSM_DST),
-    ];
-    match checks.iter().find(|(wrong, _)| *wrong) {
-        Some((_, ext)) => Err(Failure::invalid(*ext)),
-        None => Ok(()),
-    }
-}
-
-/// Checks that an AES command names `session`, which its descriptor has, and returns who it is for.
-fn check_caller(session: Session, input: &AesIn) -> Result<aes::Caller, Failure> {
-    let app = session.app.ok_or(Failure::invalid(uapi::EXT_AES_NO_APP))?;
-    if input.session_id != session.id {
-        return Err(Failure::invalid(uapi::EXT_AES_SESSION_MISMATCH));
-    }
-    if input.short_app_id != app {
-        return Err(Failure::invalid(uapi::EXT_AES_APP_MISMATCH));
-    }
-    Ok(aes::Caller {
-        session: session.id,
-        app,
-    })
-}
-
-/// Fills in what an AES command has to say that succeeded.
-fn set_done(out: &mut AesOut, input: &AesIn, request: &aes::Request, completion: &aes::Completion) {
-    out.byte_count = input.src_len;
-    out.fips_approved = u8::from(completion.fips_approved);
-    // The tag of a decryption would tell how to forge one.
-    if !request.decrypt && matches!(request.cipher, aes::Cipher::Gcm { .. }) {
-        out.tag = completion.tag;
-        out.iv = completion.iv;
-    }
-}
-
-/// Checks what an AES command says of itself, and returns its cipher.
-fn check_aes(input: &AesIn, cipher: u8, gcm_unaligned: bool) -> Result<aes::Cipher, Failure> {
-    let check = |ok: bool, ext: u32| {
-        if ok {
-            Ok(())
-        } else {
-            Err(Failure::invalid(ext))
-        }
-    };
-
-    check(
-        matches!(input.op, uapi::AES_ENCRYPT | uapi::AES_DECRYPT),
-        uapi::EXT_AES_OP,
-    )?;
-    check(input.cipher == cipher, uapi::EXT_AES_CIPHER)?;
-    let cipher = match cipher {
-        uapi::AES_XTS => check_xts(input).ok_or(Failure::invalid(uapi::EXT_AES_XTS))?,
-        _ => check_gcm(input, gcm_unaligned).ok_or(Failure::invalid(uapi::EXT_AES_GCM))?,
-    };
-    check(
-        input.frame_type == uapi::AES_FRAME,
-        uapi::EXT_AES_FRAME_TYPE,
-    )?;
-    check(
-        input.src != 0 && input.src_len != 0 && is_user(input.src, input.src_len),
-        uapi::EXT_AES_SRC,
-    )?;
-    check(
-        input.dst != 0 && input.dst_len != 0 && is_user(input.dst, input.dst_len),
-        uapi::EXT_AES_DST,
-    )?;
-    check(input.src_len <= uapi::AES_MAX_LEN, uapi::EXT_AES_SRC_LEN)?;
-    check(input.dst_len <= uapi::AES_MAX_LEN, uapi::EXT_AES_DST_LEN)?;
-    Ok(cipher)
-}
-
-fn check_xts(input: &AesIn) -> Option<aes::Cipher> {
-    let params = input.xts();
-    let unit = match params.data_unit {
-        0 => input.src_len,
-        1 => 512,
-        2 => 4096,
-        3 => 8192,
-        _ => return None,
-    };
-    let whole_units = input.src_len.checked_rem(unit)? == 0;
-    if input.dst_len < input.src_len || !whole_units {
-        return None;
-    }
-    Some(aes::Cipher::Xts {
-        data_key: params.data_key_id,
-        tweak_key: params.tweak_key_id,
-        tweak: params.tweak,
-        data_unit: params.data_unit,
-    })
-}
-
-fn check_gcm(input: &AesIn, gcm_unaligned: bool) -> Option<aes::Cipher> {
-    let params = input.gcm();
-    let tail = gcm_unaligned && params.unaligned != 0;
-    let padding_ok = params.aad_padded_len >= params.aad_len && params.aad_padded_len % 32 == 0;
-    if input.src_len == 0
-        || input.dst_len < input.src_len
-        || params.aad_len > input.src_len
-        || params.aad_padded_len > input.src_len
-        || (tail && !padding_ok)
-    {
-        return None;
-    }
-    Some(aes::Cipher::Gcm {
-        key: params.key_id,
-        tag: params.tag,
-        iv: params.iv,
-        aad_len: params.aad_len,
-        aad_padded_len: params.aad_padded_len,
-        tail,
-    })
-}
-
 // Documentation/abi.rst 3 and 4.
 #[kunit_tests(azihsm_ioctl)]
 mod tests {
     use super::*;
+    use crate::{
+        session::Session,
+        uapi::AesOut,
+        wire::{
+            aes::Cipher,
+            request::{
+                check_gcm,
+                check_xts, //
+            },
+        },
+    };
     use zerocopy::FromZeros;
-
-    /// What a check returned: its extended status if it failed, as it should with `EINVAL`.
-    fn ext<T>(result: Result<T, Failure>) -> Option<u32> {
-        match result {
-            Ok(_) => None,
-            Err(failure) if failure.error == EINVAL => Some(failure.ext),
-            Err(_) => Some(u32::MAX),
-        }
-    }
 
     fn hsm(change: impl FnOnce(&mut HsmIn)) -> HsmIn {
         let mut input = HsmIn::new_zeroed();
@@ -868,7 +725,7 @@ mod tests {
             (hsm(|input| (input.src, input.dst) = (0, 0)), Some(5)),
         ];
         for (input, failure) in &cases {
-            assert_eq!(ext(check_hsm(input)), *failure);
+            assert_eq!(check_hsm(input).err(), *failure);
         }
     }
 
@@ -924,7 +781,7 @@ mod tests {
             if let Ok(caller) = &caller {
                 assert_eq!((caller.session, caller.app), (id, app));
             }
-            assert_eq!(ext(caller), failure);
+            assert_eq!(caller.err(), failure);
         }
     }
 
@@ -980,7 +837,7 @@ mod tests {
             ),
         ];
         for (input, failure) in &cases {
-            assert_eq!(ext(check_aes(input, 1, true)), *failure);
+            assert_eq!(check_aes(input, 1, true).err(), *failure);
         }
     }
 
@@ -1026,7 +883,7 @@ mod tests {
             if let Some(cipher) = cipher {
                 let passed_on = matches!(
                     cipher,
-                    aes::Cipher::Xts {
+                    Cipher::Xts {
                         data_key: 0x0102_0304,
                         tweak_key: 0x0506_0708,
                         tweak: [0x74, .., 0x74],
@@ -1082,7 +939,7 @@ mod tests {
                 };
                 let passed_on = matches!(
                     cipher,
-                    aes::Cipher::Gcm {
+                    Cipher::Gcm {
                         key: 0x0102_0304,
                         tag: [0x77, .., 0x77],
                         iv: [0x69, .., 0x69],
@@ -1096,7 +953,7 @@ mod tests {
         }
         // By its own extended status.
         let input = gcm(0, 0, params(0, 0, 1));
-        assert_eq!(ext(check_aes(&input, 0, true)), Some(117));
+        assert_eq!(check_aes(&input, 0, true).err(), Some(117));
     }
 
     // 3.5: only a successful GCM encryption fills in tag and IV.
@@ -1126,7 +983,7 @@ mod tests {
             let request = aes::Request {
                 decrypt,
                 caller: caller(),
-                cipher: check_aes(&input, number, true).map_err(|failure| failure.error)?,
+                cipher: check_aes(&input, number, true).map_err(|_| EINVAL)?,
                 len: 4096,
             };
             let mut out = AesOut::new(0x1234);
