@@ -44,7 +44,7 @@ help:
 	@echo '  make coverage  which lines of the driver the tests in virtual machines reach'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
-	@echo '  make fuzz-wire  what the driver makes of any completion, page or list at all: SECONDS=60, SEED=number'
+	@echo '  make fuzz-wire  what the driver makes of any completion, list or command at all: SECONDS=60, SEED=number'
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
 	@echo '                 SECONDS=600, SEED=number'
 	@echo '  make deb       Debian packages, in build/deb: azihsm-dkms, azihsm-dev, azihsmctl'

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Has a fuzzer look for values that what the driver reads and writes is wrong for.
+//! Has a fuzzer look for values that the driver is wrong for when it reads or writes them.
 
 #![no_main]
 

@@ -3,12 +3,17 @@
 
 use crate::admin;
 use crate::aes;
+use crate::caller;
+use crate::caller::put;
 use crate::device;
 use crate::device::Fields;
 use crate::hsm;
+use crate::request;
 use crate::sgl;
+use crate::uapi;
 use arbitrary::Arbitrary;
 use arbitrary::Unstructured;
+use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
 
 /// Values that the driver gets, from the device or from a caller.
@@ -34,6 +39,52 @@ pub enum Input {
     Identify([u8; admin::IDENTIFY_LEN]),
     /// How many queues the device has, and how many are wanted at most.
     QueueCount(u32, u16),
+    /// A caller's HSM command.
+    HsmCommand(HsmCommand),
+    /// A caller's AES command.
+    AesCommand(AesCommand),
+}
+
+/// A caller's HSM command: a good one, or nearly.
+#[derive(Arbitrary, Clone, Debug)]
+pub struct HsmCommand {
+    /// Bytes of the request.
+    pub src_len: u32,
+    /// Room for the response.
+    pub dst_len: u32,
+    /// Session flags.
+    pub flags: u8,
+    /// Session.
+    pub session: u16,
+    /// Bytes that are something else, by their offset.
+    pub changes: Vec<(u8, u8)>,
+}
+
+/// A caller's AES command: a good one, or nearly.
+#[derive(Arbitrary, Clone, Debug)]
+pub struct AesCommand {
+    /// Whether the ioctl is that for XTS.
+    pub xts: bool,
+    /// Whether the device can do unaligned mode.
+    pub can_unaligned: bool,
+    /// Whether it decrypts.
+    pub decrypt: bool,
+    /// Bytes of the source and of the destination.
+    pub lens: (u32, u32),
+    /// Bytes of AAD, without padding and with.
+    pub aad: (u32, u32),
+    /// Size of a data unit, by its number.
+    pub data_unit: u16,
+    /// Whether it asks for unaligned mode.
+    pub unaligned: bool,
+    /// Session of the descriptor.
+    pub session: u16,
+    /// Its application.
+    pub app: Option<u8>,
+    /// Bytes that are something else, by their offset.
+    pub changes: Vec<(u16, u8)>,
+    /// What the device answers.
+    pub completion: [u8; 64],
 }
 
 /// A command on an HSM queue.
@@ -157,6 +208,12 @@ impl Input {
             Self::AdminCompletion(bytes) => admin_completion(bytes),
             Self::Identify(page) => identify(page),
             Self::QueueCount(dw0, most) => queue_count(*dw0, *most),
+            Self::HsmCommand(command) => {
+                hsm_command(command);
+            }
+            Self::AesCommand(command) => {
+                aes_command(command);
+            }
         }
     }
 }
@@ -487,4 +544,138 @@ fn queue_count(dw0: u32, most: u16) {
         .min()
         .map(|count| count.min(u32::from(most)));
     assert_eq!(Some(u32::from(admin::queue_count(dw0, most))), count);
+}
+
+/// Has a command checked, and returns whether the device gets it.
+pub(crate) fn hsm_command(command: &HsmCommand) -> bool {
+    let mut bytes = [0; caller::HSM_LEN];
+    put(&mut bytes, 32, 4, command.src_len.into());
+    put(&mut bytes, 40, 8, u64::from(command.src_len != 0) << 12);
+    put(&mut bytes, 48, 4, command.dst_len.into());
+    put(&mut bytes, 56, 8, u64::from(command.dst_len != 0) << 12);
+    bytes[64] = command.flags;
+    put(&mut bytes, 66, 2, command.session.into());
+    for (offset, byte) in &command.changes {
+        bytes[usize::from(*offset) % caller::HSM_LEN] = *byte;
+    }
+    let input = uapi::HsmCmd::read_from_bytes(&bytes).unwrap().input;
+    for (address, len) in [(40, 32), (56, 48)] {
+        let (address, len) = (bytes.at(address, 8), bytes.at(len, 4));
+        let is_user = request::is_user(address, len as u32);
+        assert_eq!(is_user, !caller::is_outside(address, len));
+    }
+    let ext = caller::hsm_ext(&bytes);
+    assert_eq!(request::check_hsm(&input).err(), ext);
+    if ext.is_some() {
+        return false;
+    }
+    // What was asked for is what the device is told.
+    let flags = bytes[64];
+    let sqe = request::header(&input, hsm::Flow::of(flags)).sqe(1 << 20, 1 << 21);
+    let sqe = sqe.as_bytes();
+    assert_eq!(sqe.at(0, 2), bytes.at(24, 2));
+    assert_eq!(sqe.at(4, 4), bytes.at(32, 4));
+    assert_eq!(sqe.at(24, 4), bytes.at(48, 4));
+    let (flow, id) = match flags & 3 {
+        0 => (0, 0),
+        _ => (flags & 7, bytes.at(66, 2)),
+    };
+    assert_eq!((sqe[44], sqe.at(48, 2)), (flow, id));
+    true
+}
+
+/// Has a command checked, and carried out if it is good; returns whether it is.
+pub(crate) fn aes_command(command: &AesCommand) -> bool {
+    let session = (command.session, command.app);
+    let mut bytes = [0; caller::AES_LEN];
+    bytes[24] = command.decrypt.into();
+    bytes[25] = command.xts.into();
+    put(&mut bytes, 32, 8, 0x1000_0000);
+    put(&mut bytes, 40, 4, command.lens.0.into());
+    put(&mut bytes, 48, 8, 0x2000_0000);
+    put(&mut bytes, 56, 4, command.lens.1.into());
+    bytes[64] = 1;
+    put(&mut bytes, 66, 2, command.session.into());
+    bytes[68] = command.app.unwrap_or(0);
+    bytes[72..112].copy_from_slice(&std::array::from_fn::<u8, 40, _>(|index| index as u8));
+    if command.xts {
+        put(&mut bytes, 72, 2, command.data_unit.into());
+    } else {
+        put(&mut bytes, 104, 4, command.aad.0.into());
+        put(&mut bytes, 108, 4, command.aad.1.into());
+        bytes[112] = command.unaligned.into();
+    }
+    for (offset, byte) in &command.changes {
+        bytes[usize::from(*offset) % caller::AES_LEN] = *byte;
+    }
+    let input = uapi::AesCmd::read_from_bytes(&bytes).unwrap().input;
+    let (cipher, can_unaligned) = (u8::from(command.xts), command.can_unaligned);
+    let checked = request::check_caller(
+        hsm::Session {
+            id: session.0,
+            app: session.1,
+        },
+        &input,
+    )
+    .and_then(|caller| Ok((caller, request::check_aes(&input, cipher, can_unaligned)?)));
+    let ext = caller::aes_ext(&bytes, command.xts, can_unaligned, session);
+    assert_eq!(checked.as_ref().err().copied(), ext);
+    let Ok((caller, cipher)) = checked else {
+        return false;
+    };
+    let asked = aes::Request {
+        decrypt: bytes[24] == 1,
+        caller,
+        cipher,
+        len: input.src_len,
+    };
+    aes_told(&bytes, command, &asked);
+    aes_done(&bytes, command, &asked, &input);
+    true
+}
+
+/// What was asked for is what the device is told.
+fn aes_told(bytes: &[u8], command: &AesCommand, asked: &aes::Request) {
+    let sqe = asked.sqe([sgl::Sgl::segment(1 << 20, 1); 2], [1 << 21; 2]);
+    let sqe = sqe.as_bytes();
+    assert_eq!(sqe.at(8, 2), bytes.at(66, 2));
+    assert_eq!(sqe[10], bytes[68]);
+    assert_eq!(sqe[4] & 1, bytes[24]);
+    assert_eq!(sqe[5] & 1, u8::from(command.xts));
+    let len = sqe.at(24, 4) + sqe.at(108, 1);
+    assert_eq!(len, bytes.at(40, 4));
+    if command.xts {
+        assert_eq!(u64::from(sqe[5] >> 6), bytes.at(72, 2));
+        assert_eq!(sqe.at(68, 4), bytes.at(76, 4));
+        assert_eq!(sqe.at(72, 4), bytes.at(80, 4));
+        assert_eq!(sqe[76..92], bytes[84..100]);
+    } else {
+        assert_eq!(sqe.at(68, 4), bytes.at(72, 4));
+        assert_eq!(sqe.at(72, 4), bytes.at(104, 4));
+        assert_eq!(sqe[76..104], bytes[76..104]);
+        assert_eq!(sqe.at(104, 4), bytes.at(108, 4));
+        // A tail is for unaligned mode only.
+        let unaligned = command.can_unaligned && bytes[112] != 0;
+        assert!(unaligned || sqe.at(108, 1) == 0);
+    }
+}
+
+/// What the device answered is what the caller is told.
+fn aes_done(bytes: &[u8], command: &AesCommand, asked: &aes::Request, input: &uapi::AesIn) {
+    let answer = &command.completion;
+    let completion = aes::Completion::from(&device::words(answer));
+    let mut out = uapi::AesOut::new(input.ctxt);
+    request::set_done(&mut out, input, asked, &completion);
+    let out = out.as_bytes();
+    device::assert_rest_is_zero(out, &[(0, 8), (12, 20), (36, 1), (40, 12)]);
+    assert_eq!(out.at(0, 8), bytes.at(16, 8));
+    assert_eq!(out.at(28, 4), bytes.at(40, 4));
+    assert_eq!(out[36] != 0, answer[48..52] != [0; 4]);
+    if command.xts || bytes[24] == 1 {
+        assert_eq!(out[12..28], [0; 16]);
+        assert_eq!(out[40..52], [0; 12]);
+    } else {
+        assert_eq!(out[12..28], answer[4..20]);
+        assert_eq!(out[40..52], answer[20..32]);
+    }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the driver and the device write to each other's memory, with values that nobody has thought
-//! of.
+//! What the driver and the device write to each other's memory, and what callers ask of the driver,
+//! with values that nobody has thought of.
 //!
-//! The files are those of the driver, in `src/wire`; only [`facade`] is another one.  [`device`] is
-//! the other side: it takes entries and lists apart, and puts completions together, from bytes and by
-//! the tables of Documentation/device.rst alone.  What has to be so is in [`judge`]; values come from
+//! The files are those of the driver, in `src/wire`; only [`facade`] is another one.  [`device`] and
+//! [`caller`] are the other sides: they take entries, lists and commands apart, and put completions
+//! together, from bytes and by the tables of Documentation/device.rst and Documentation/abi.rst
+//! alone.  What has to be so is in [`judge`]; values come from
 //! the properties in here, and from a fuzzer in `tests/fuzz`.
 
 // As the driver is written, for which the kernel has other lints.
@@ -17,6 +18,7 @@ mod admin;
 #[allow(dead_code)]
 #[path = "../../../src/wire/aes.rs"]
 mod aes;
+mod caller;
 mod device;
 mod facade;
 #[allow(dead_code)]
@@ -26,5 +28,11 @@ pub mod judge;
 #[cfg(test)]
 mod properties;
 #[allow(dead_code)]
+#[path = "../../../src/wire/request.rs"]
+mod request;
+#[allow(dead_code)]
 #[path = "../../../src/wire/sgl.rs"]
 mod sgl;
+#[allow(dead_code)]
+#[path = "../../../src/wire/uapi.rs"]
+mod uapi;

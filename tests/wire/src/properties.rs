@@ -2,10 +2,13 @@
 //! Random values, those at the ends of what is possible more often than others.
 
 use crate::admin::IDENTIFY_LEN;
+use crate::judge;
 use crate::judge::AdminEntry;
+use crate::judge::AesCommand;
 use crate::judge::AesEntry;
 use crate::judge::AesRequest;
 use crate::judge::Cipher;
+use crate::judge::HsmCommand;
 use crate::judge::HsmEntry;
 use crate::judge::Input;
 use proptest::array::uniform12;
@@ -75,6 +78,139 @@ fn request() -> impl Strategy<Value = AesRequest> {
 /// A half of a queue count.
 fn half() -> impl Strategy<Value = u32> {
     prop_oneof![0..=0xffffu32, Just(0), Just(0xffff)]
+}
+
+/// Changes to a command, of its fields more often than of what is between.
+fn changes<T: Arbitrary + Copy + 'static>(
+    fields: &'static [T],
+) -> impl Strategy<Value = Vec<(T, u8)>> {
+    let offset = prop_oneof![4 => proptest::sample::select(fields), 1 => any::<T>()];
+    let byte = prop_oneof![
+        Just(0),
+        Just(1),
+        Just(2),
+        Just(0x80),
+        Just(0xff),
+        any::<u8>()
+    ];
+    vec((offset, byte), 0..3)
+}
+
+const HSM_FIELDS: &[u8] = &[
+    24, 25, 26, 27, 32, 33, 34, 35, 40, 47, 48, 49, 50, 51, 56, 63, 64, 66, 67,
+];
+const AES_FIELDS: &[u16] = &[
+    24, 25, 35, 39, 40, 41, 42, 43, 51, 55, 56, 57, 58, 59, 64, 66, 67, 68, 72, 73, 104, 105, 106,
+    107, 108, 109, 110, 111, 112,
+];
+
+/// Lengths of source and destination, the unit, and AAD without padding and with.
+fn aes_lens() -> impl Strategy<Value = ((u32, u32), u16, (u32, u32))> {
+    let text = prop_oneof![
+        (1..40u32).prop_map(|blocks| 16 * blocks),
+        (1..8u32).prop_map(|units| 512 * units),
+        (1..4096u32).prop_map(|units| 4096 * units),
+        0..=17u32 << 20,
+    ];
+    let aad = prop_oneof![Just(0), 0..200u32];
+    let less = (-2..3i32, 0..3usize, any::<bool>());
+    (text, 0..5u16, aad, less).prop_map(|(text, unit, aad, (more, odd, short))| {
+        let padded = aad.next_multiple_of(32) + [0, 16, 1][odd];
+        let src = text + if short { 0 } else { padded };
+        let dst = if more < 0 { src / 2 } else { src + more as u32 };
+        ((src, dst), unit, (aad, padded))
+    })
+}
+
+fn aes_command() -> impl Strategy<Value = AesCommand> {
+    let is = || any::<bool>();
+    let session = (any::<u16>(), option::weighted(0.9, any::<u8>()));
+    let device = (
+        [uniform32(any::<u8>()), uniform32(any::<u8>())],
+        option::of(48..52usize),
+    );
+    (
+        (is(), is(), is(), is()),
+        aes_lens(),
+        session,
+        changes(AES_FIELDS),
+        device,
+    )
+        .prop_map(|(is, (lens, data_unit, aad), session, changes, answer)| {
+            let mut completion = [0; 64];
+            completion.copy_from_slice(&answer.0.concat());
+            // Approved by one byte, or by any.
+            if let Some(approved) = answer.1 {
+                completion[48..52].fill(0);
+                completion[approved] = answer.0[0][0] & 1;
+            }
+            AesCommand {
+                xts: is.0,
+                can_unaligned: is.1,
+                decrypt: is.2,
+                unaligned: is.3,
+                lens,
+                aad,
+                data_unit,
+                session: session.0,
+                app: session.1,
+                changes,
+                completion,
+            }
+        })
+}
+
+/// What callers should do is not refused; so there is something to look at behind the checks.
+#[test]
+fn good_commands_reach_the_device() {
+    let mut hsm = HsmCommand {
+        src_len: 100,
+        dst_len: 8192,
+        flags: 7,
+        session: 5,
+        changes: Vec::new(),
+    };
+    assert!(judge::hsm_command(&hsm));
+    hsm.changes.push((24, 2));
+    assert!(judge::hsm_command(&hsm));
+    hsm.changes.push((24, 1));
+    assert!(!judge::hsm_command(&hsm));
+    let aes = |xts, lens, aad, data_unit, unaligned| AesCommand {
+        xts,
+        can_unaligned: true,
+        decrypt: false,
+        lens,
+        aad,
+        data_unit,
+        unaligned,
+        session: 3,
+        app: Some(9),
+        changes: Vec::new(),
+        completion: [0xa5; 64],
+    };
+    assert!(judge::aes_command(&aes(true, (16, 16), (0, 0), 0, false)));
+    assert!(judge::aes_command(&aes(
+        true,
+        (8192, 9000),
+        (0, 0),
+        3,
+        false
+    )));
+    assert!(!judge::aes_command(&aes(
+        true,
+        (4096, 4096),
+        (0, 0),
+        3,
+        false
+    )));
+    assert!(judge::aes_command(&aes(false, (77, 77), (20, 32), 0, true)));
+    assert!(!judge::aes_command(&aes(
+        false,
+        (77, 77),
+        (20, 33),
+        0,
+        true
+    )));
 }
 
 proptest! {
@@ -183,6 +319,22 @@ proptest! {
     fn any_queue_count_is_bounded(halves in (half(), half()), most in any::<u16>()) {
         Input::QueueCount(halves.0 << 16 | halves.1, most).judge();
     }
+
+    #[test]
+    fn hsm_commands_are_checked_and_passed_on(
+        lens in (length(), length()),
+        flags in any::<u8>(),
+        session in any::<u16>(),
+        changes in changes(HSM_FIELDS),
+    ) {
+        Input::HsmCommand(HsmCommand { src_len: lens.0, dst_len: lens.1, flags, session, changes })
+            .judge();
+    }
+
+    #[test]
+    fn aes_commands_are_checked_and_passed_on(command in aes_command()) {
+        Input::AesCommand(command).judge();
+    }
 }
 
 /// What the fuzzer has found to be of interest, as long as it says something.
@@ -190,12 +342,26 @@ proptest! {
 fn the_corpus_is_judged_well() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus");
     let mut judged = 0;
+    // Commands that are passed on: those of HSM, AES-GCM and AES-XTS.
+    let mut good = [0; 3];
     for entry in std::fs::read_dir(corpus).expect("there is a corpus") {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        if let Some(input) = Input::parse(&bytes) {
-            input.judge();
-            judged += 1;
+        let Some(input) = Input::parse(&bytes) else {
+            continue;
+        };
+        input.judge();
+        judged += 1;
+        match input {
+            Input::HsmCommand(command) => good[0] += usize::from(judge::hsm_command(&command)),
+            Input::AesCommand(command) => {
+                good[1 + usize::from(command.xts)] += usize::from(judge::aes_command(&command));
+            }
+            _ => {}
         }
     }
-    assert!(judged >= 50, "{judged} inputs only");
+    assert!(judged >= 100, "{judged} inputs only");
+    assert!(
+        good.iter().all(|&count| count > 0),
+        "good commands: {good:?}"
+    );
 }
