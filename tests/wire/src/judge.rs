@@ -48,10 +48,10 @@ pub enum Input {
 /// A caller's HSM command: a good one, or nearly.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct HsmCommand {
-    /// Bytes of the request.
-    pub src_len: u32,
-    /// Room for the response.
-    pub dst_len: u32,
+    /// Where the request is, and its bytes.
+    pub src: (u64, u32),
+    /// Where the response goes, and the room for it.
+    pub dst: (u64, u32),
     /// Session flags.
     pub flags: u8,
     /// Session.
@@ -69,7 +69,9 @@ pub struct AesCommand {
     pub can_unaligned: bool,
     /// Whether it decrypts.
     pub decrypt: bool,
-    /// Bytes of the source and of the destination.
+    /// Where source and destination are.
+    pub addresses: (u64, u64),
+    /// Their bytes.
     pub lens: (u32, u32),
     /// Bytes of AAD, without padding and with.
     pub aad: (u32, u32),
@@ -549,10 +551,10 @@ fn queue_count(dw0: u32, most: u16) {
 /// Has a command checked, and returns whether the device gets it.
 pub(crate) fn hsm_command(command: &HsmCommand) -> bool {
     let mut bytes = [0; caller::HSM_LEN];
-    put(&mut bytes, 32, 4, command.src_len.into());
-    put(&mut bytes, 40, 8, u64::from(command.src_len != 0) << 12);
-    put(&mut bytes, 48, 4, command.dst_len.into());
-    put(&mut bytes, 56, 8, u64::from(command.dst_len != 0) << 12);
+    put(&mut bytes, 32, 4, command.src.1.into());
+    put(&mut bytes, 40, 8, command.src.0);
+    put(&mut bytes, 48, 4, command.dst.1.into());
+    put(&mut bytes, 56, 8, command.dst.0);
     bytes[64] = command.flags;
     put(&mut bytes, 66, 2, command.session.into());
     for (offset, byte) in &command.changes {
@@ -590,9 +592,9 @@ pub(crate) fn aes_command(command: &AesCommand) -> bool {
     let mut bytes = [0; caller::AES_LEN];
     bytes[24] = command.decrypt.into();
     bytes[25] = command.xts.into();
-    put(&mut bytes, 32, 8, 0x1000_0000);
+    put(&mut bytes, 32, 8, command.addresses.0);
     put(&mut bytes, 40, 4, command.lens.0.into());
-    put(&mut bytes, 48, 8, 0x2000_0000);
+    put(&mut bytes, 48, 8, command.addresses.1);
     put(&mut bytes, 56, 4, command.lens.1.into());
     bytes[64] = 1;
     put(&mut bytes, 66, 2, command.session.into());

@@ -80,6 +80,27 @@ fn half() -> impl Strategy<Value = u32> {
     prop_oneof![0..=0xffffu32, Just(0), Just(0xffff)]
 }
 
+/// Where `len` bytes of a caller may be, or not quite.
+fn address(len: u32) -> impl Strategy<Value = u64> {
+    const KERNEL: u64 = 1 << 63;
+    let len = u64::from(len);
+    prop_oneof![
+        8 => 1..1u64 << 47,
+        1 => Just(0),
+        1 => (0..3u64).prop_map(move |more| KERNEL - len - more),
+        1 => (0..3u64).prop_map(move |more| (0_u64.wrapping_sub(len)).wrapping_sub(more)),
+        1 => any::<u64>(),
+    ]
+}
+
+/// Some bytes of a caller, or none; by an address that fits, or not quite.
+fn area() -> impl Strategy<Value = (u64, u32)> {
+    length().prop_flat_map(|len| {
+        let fits = if len == 0 { 0..1 } else { 1..1u64 << 47 };
+        (prop_oneof![2 => fits, 1 => address(len)], Just(len))
+    })
+}
+
 /// Changes to a command, of its fields more often than of what is between.
 fn changes<T: Arbitrary + Copy + 'static>(
     fields: &'static [T],
@@ -131,41 +152,44 @@ fn aes_command() -> impl Strategy<Value = AesCommand> {
     );
     (
         (is(), is(), is(), is()),
-        aes_lens(),
+        aes_lens().prop_flat_map(|all| (Just(all), (address(all.0 .0), address(all.0 .1)))),
         session,
         changes(AES_FIELDS),
         device,
     )
-        .prop_map(|(is, (lens, data_unit, aad), session, changes, answer)| {
-            let mut completion = [0; 64];
-            completion.copy_from_slice(&answer.0.concat());
-            // Approved by one byte, or by any.
-            if let Some(approved) = answer.1 {
-                completion[48..52].fill(0);
-                completion[approved] = answer.0[0][0] & 1;
-            }
-            AesCommand {
-                xts: is.0,
-                can_unaligned: is.1,
-                decrypt: is.2,
-                unaligned: is.3,
-                lens,
-                aad,
-                data_unit,
-                session: session.0,
-                app: session.1,
-                changes,
-                completion,
-            }
-        })
+        .prop_map(
+            |(is, ((lens, data_unit, aad), addresses), session, changes, answer)| {
+                let mut completion = [0; 64];
+                completion.copy_from_slice(&answer.0.concat());
+                // Approved by one byte, or by any.
+                if let Some(approved) = answer.1 {
+                    completion[48..52].fill(0);
+                    completion[approved] = answer.0[0][0] & 1;
+                }
+                AesCommand {
+                    xts: is.0,
+                    can_unaligned: is.1,
+                    decrypt: is.2,
+                    unaligned: is.3,
+                    addresses,
+                    lens,
+                    aad,
+                    data_unit,
+                    session: session.0,
+                    app: session.1,
+                    changes,
+                    completion,
+                }
+            },
+        )
 }
 
 /// What callers should do is not refused; so there is something to look at behind the checks.
 #[test]
 fn good_commands_reach_the_device() {
     let mut hsm = HsmCommand {
-        src_len: 100,
-        dst_len: 8192,
+        src: (0x1000, 100),
+        dst: (0x2000, 8192),
         flags: 7,
         session: 5,
         changes: Vec::new(),
@@ -179,6 +203,7 @@ fn good_commands_reach_the_device() {
         xts,
         can_unaligned: true,
         decrypt: false,
+        addresses: (0x1000, 0x2000),
         lens,
         aad,
         data_unit,
@@ -322,13 +347,12 @@ proptest! {
 
     #[test]
     fn hsm_commands_are_checked_and_passed_on(
-        lens in (length(), length()),
+        (src, dst) in (area(), area()),
         flags in any::<u8>(),
         session in any::<u16>(),
         changes in changes(HSM_FIELDS),
     ) {
-        Input::HsmCommand(HsmCommand { src_len: lens.0, dst_len: lens.1, flags, session, changes })
-            .judge();
+        Input::HsmCommand(HsmCommand { src, dst, flags, session, changes }).judge();
     }
 
     #[test]
