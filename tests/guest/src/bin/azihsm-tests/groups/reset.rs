@@ -44,6 +44,7 @@ const KINDS: [ResetKind; 2] = [ResetKind::Subsystem, ResetKind::Controller];
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("reset/works-and-the-next-command-is-taken", works),
+        Test::new("reset/waits-until-the-device-has-stopped", waits_for_stop).takes(2),
         Test::new("reset/draws-new-entropy", entropy),
         Test::new("reset/other-types-4", bad_types),
         Test::new("reset/small-size-writes-nothing", small_size),
@@ -104,6 +105,23 @@ fn works(env: &Env) -> Result<()> {
             check_eq!(reset.status, abi::RESET_OK, "status of type {kind}");
             hsm::api_revisions(&device).context("command after a reset")?;
         }
+    }
+    Ok(())
+}
+
+fn waits_for_stop(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    for kind in KINDS {
+        env.control()?
+            .inject(json!({ "fault": "slow_disable", "ms": 400, "count": 1 }))?;
+        let begin = Instant::now();
+        device.reset(kind)?;
+        let took = begin.elapsed();
+        ensure!(
+            took >= Duration::from_millis(400),
+            "{kind:?} took {took:?} only"
+        );
+        hsm::api_revisions(&device).with_context(|| format!("after {kind:?}"))?;
     }
     Ok(())
 }
