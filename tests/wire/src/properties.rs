@@ -132,6 +132,7 @@ fn aes_lens() -> impl Strategy<Value = ((u32, u32), u16, (u32, u32))> {
         (1..8u32).prop_map(|units| 512 * units),
         (1..4096u32).prop_map(|units| 4096 * units),
         0..=17u32 << 20,
+        Just(0),
     ];
     let aad = prop_oneof![Just(0), 0..200u32];
     let less = (-2..3i32, 0..3usize, any::<bool>());
@@ -344,6 +345,11 @@ proptest! {
     fn any_queue_count_is_bounded(halves in (half(), half()), most in any::<u16>()) {
         Input::QueueCount(halves.0 << 16 | halves.1, most).judge();
     }
+}
+
+// More of these: of two things that are wrong with a command the first counts.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1 << 17))]
 
     #[test]
     fn hsm_commands_are_checked_and_passed_on(
