@@ -135,6 +135,9 @@ fn extent(name: &str) -> Result<(u64, u64)> {
     Ok((start.with_context(|| format!("no function {name}"))?, end))
 }
 
+/// Each thing that can fail, and how often it does.
+const ALL: (usize, usize) = (1, 3);
+
 /// Has what this thread does fail.
 struct Starver(File);
 
@@ -169,19 +172,24 @@ impl Starver {
         bail!("failures go on")
     }
 
-    /// Has each thing that can fail in `attempt` do so once; `after` is told the
-    /// result each time.  Returns how many there were.
+    /// Has every `step`th thing that can fail in `attempt` do so, `times` over;
+    /// `after` is told the result each time.  Returns how many there were.
+    ///
+    /// What is lost once the kernel may not find, for an old pointer that somewhere
+    /// is left to it.
     fn each<T>(
         &mut self,
-        step: usize,
+        (step, times): (usize, usize),
         mut attempt: impl FnMut() -> T,
         mut after: impl FnMut(T) -> Result<()>,
     ) -> Result<u32> {
         for (count, nth) in (0..).zip((1..MOST).step_by(step)) {
-            let (result, failed) = self.run(nth, &mut attempt)?;
-            after(result).with_context(|| format!("failure {nth}"))?;
-            if !failed {
-                return Ok(count);
+            for _ in 0..times {
+                let (result, failed) = self.run(nth, &mut attempt)?;
+                after(result).with_context(|| format!("failure {nth}"))?;
+                if !failed {
+                    return Ok(count);
+                }
             }
         }
         bail!("there is no end to what can fail")
@@ -227,7 +235,7 @@ fn open(env: &Env) -> Result<()> {
     let mut starver = Starver::new(DMA_DEBUG)?;
     let watch = Watch::begin()?;
     let points = starver.each(
-        1,
+        ALL,
         || File::options().read(true).write(true).open("/dev/azihsm0"),
         |result| match result {
             Err(error) => {
@@ -251,7 +259,7 @@ fn info(env: &Env) -> Result<()> {
     let watch = Watch::begin()?;
     let device = env.open()?;
     let points = starver.each(
-        1,
+        ALL,
         || device.info().map(drop),
         |result| match result {
             Ok(()) => Ok(()),
@@ -322,7 +330,7 @@ fn hsm_command(env: &Env) -> Result<()> {
     let watch = Watch::begin()?;
     let device = env.open()?;
     let mut scene = HsmScene::get_api_rev()?;
-    let points = starver.each(1, || scene.send(&device), check)?;
+    let points = starver.each(ALL, || scene.send(&device), check)?;
     scene.send_well(&device)?;
     drop(device);
     tell("an HSM command", points)?;
@@ -347,7 +355,7 @@ fn aes_commands(env: &Env) -> Result<()> {
             AesScene::xts(session, xts, &text)?,
         ] {
             let each = starver
-                .each(1, || scene.send(&device), check)
+                .each(ALL, || scene.send(&device), check)
                 .with_context(|| format!("{length} bytes"))?;
             println!(
                 "# AES command {:#x} of {length} bytes: {each} failures",
@@ -367,7 +375,7 @@ fn reset(env: &Env) -> Result<()> {
     let watch = Watch::begin()?;
     let device = env.open()?;
     let points = starver.each(
-        1,
+        ALL,
         || device.reset(ResetKind::Controller),
         |_| health::wait_serving(env, BACK).map(drop),
     )?;
@@ -475,7 +483,7 @@ fn bind(env: &Env, step: usize) -> Result<()> {
         .open("/sys/bus/pci/drivers/azihsm/bind")?;
     let mut refused = 0;
     let points = starver.each(
-        step,
+        (step, 1),
         || file.write_all_at(address.as_bytes(), 0),
         |result| {
             match result {
