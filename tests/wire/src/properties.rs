@@ -133,6 +133,7 @@ fn aes_lens() -> impl Strategy<Value = ((u32, u32), u16, (u32, u32))> {
         (1..4096u32).prop_map(|units| 4096 * units),
         0..=17u32 << 20,
         Just(0),
+        Just(16 << 20),
     ];
     let aad = prop_oneof![Just(0), 0..200u32];
     let less = (-2..3i32, 0..3usize, any::<bool>());
