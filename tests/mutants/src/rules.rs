@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 const CHAPTERS: &[&str] = &["3.", "4."];
 
 /// Documents that rules are in.
-const DOCUMENTS: &[&str] = &["abi", "architecture", "device"];
+const DOCUMENTS: &[&str] = &["abi", "architecture", "device", "recovery"];
 
 /// The rules in the text of abi.rst: `3.1/2` is row 2 of the table in 3.1.
 pub fn due(text: &str) -> Vec<String> {
