@@ -43,7 +43,11 @@ pub(crate) fn header(input: &HsmIn, flow: Flow) -> hsm::Header {
     }
 }
 
-/// Checks what a HSM command says of itself.
+/// Checks what a HSM command says of itself (3.2, rows 6 to 11).
+///
+/// # Errors
+///
+/// The extended status of the first row that applies.
 pub(crate) fn check_hsm(input: &HsmIn) -> Result<(), u32> {
     // CAST: A small constant.
     const MAX_LEN: u32 = uapi::HSM_MAX_LEN as u32;
@@ -65,7 +69,12 @@ pub(crate) fn check_hsm(input: &HsmIn) -> Result<(), u32> {
     }
 }
 
-/// Checks that an AES command names `session`, which its descriptor has, and returns who it is for.
+/// Checks that an AES command names `session`, which its descriptor has, and returns who it is for
+/// (3.5, rows 8 to 10).
+///
+/// # Errors
+///
+/// The extended status of the first row that applies.
 pub(crate) fn check_caller(session: Session, input: &AesIn) -> Result<aes::Caller, u32> {
     let app = session.app.ok_or(uapi::EXT_AES_NO_APP)?;
     if input.session_id != session.id {
@@ -96,7 +105,13 @@ pub(crate) fn set_done(
     }
 }
 
-/// Checks what an AES command says of itself, and returns its cipher.
+/// Checks what an AES command says of itself, and returns its cipher (3.5, rows 11 to 23).
+///
+/// `cipher` is that of the ioctl, `gcm_unaligned` whether the device can do unaligned mode.
+///
+/// # Errors
+///
+/// The extended status of the first row that applies.
 pub(crate) fn check_aes(
     input: &AesIn,
     cipher: u8,
@@ -136,6 +151,7 @@ pub(crate) fn check_aes(
     Ok(cipher)
 }
 
+/// Returns the parameters of XTS, unless they are wrong (3.5, rows 13 and 14).
 pub(crate) fn check_xts(input: &AesIn) -> Option<aes::Cipher> {
     let params = input.xts();
     let unit = match params.data_unit {
@@ -157,6 +173,7 @@ pub(crate) fn check_xts(input: &AesIn) -> Option<aes::Cipher> {
     })
 }
 
+/// Returns the parameters of GCM, unless they are wrong (3.5, rows 15 to 18).
 pub(crate) fn check_gcm(input: &AesIn, gcm_unaligned: bool) -> Option<aes::Cipher> {
     let params = input.gcm();
     let tail = gcm_unaligned && params.unaligned != 0;
