@@ -184,12 +184,15 @@ impl Starver {
         mut after: impl FnMut(T) -> Result<()>,
     ) -> Result<u32> {
         for (count, nth) in (0..).zip((1..MOST).step_by(step)) {
+            // What is there once may not be needed the next time.
+            let mut any = false;
             for _ in 0..times {
                 let (result, failed) = self.run(nth, &mut attempt)?;
                 after(result).with_context(|| format!("failure {nth}"))?;
-                if !failed {
-                    return Ok(count);
-                }
+                any |= failed;
+            }
+            if !any {
+                return Ok(count);
             }
         }
         bail!("there is no end to what can fail")
