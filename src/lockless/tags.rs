@@ -151,17 +151,22 @@ impl Permits {
     /// from everybody until it is restored the next time. `signal` is as in [`Self::give`].
     ///
     /// Fully ordered, as are the two accesses of [`Self::restore`]: either that one finds the
-    /// permit, or it is seen here.
+    /// permit, or it is seen here. Then all look for tags once more, but that is no reason for
+    /// anybody to do so again: two could keep each other at it for ever.
     pub(crate) fn withhold(&self, seen: u32, signal: impl FnMut()) {
         self.withheld.fetch_add(1, Full);
         if self.restored.fetch_add(0, Full) != seen {
-            self.restore(signal);
+            self.give_withheld(signal);
         }
     }
 
     /// Gives back all permits that are withheld, now that there are tags for them.
-    pub(crate) fn restore(&self, mut signal: impl FnMut()) {
+    pub(crate) fn restore(&self, signal: impl FnMut()) {
         self.restored.fetch_add(1, Full);
+        self.give_withheld(signal);
+    }
+
+    fn give_withheld(&self, mut signal: impl FnMut()) {
         for _ in 0..self.withheld.xchg(0, Full) {
             self.give(&mut signal);
         }
