@@ -80,6 +80,10 @@ impl Class for Aes {
         wire::aes::status(cqe)
     }
 
+    fn era(held: &Held) -> u32 {
+        held.session.era()
+    }
+
     fn bytes_of(held: &Held) -> usize {
         held.data.bytes()
     }
@@ -147,7 +151,7 @@ impl Data {
 
 /// What goes with an AES command for as long as the device has it.
 pub(crate) struct Held {
-    _session: Token,
+    session: Token,
     data: Data,
 }
 
@@ -279,10 +283,7 @@ impl<'a> Command<'a> {
         patience: Patience,
     ) -> Result<(Self, Completion, Data), Lost> {
         let sqe = self.sqe(&data);
-        let held = Held {
-            _session: session,
-            data,
-        };
+        let held = Held { session, data };
 
         // Even a failed command may have written (6.6.4).
         self.owned.soil_response(self.bounced_len());

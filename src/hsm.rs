@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use crate::{
+    lockless::pair::ANY_ERA,
     orphans::{
         Closing,
         HeldBack,
@@ -75,6 +76,15 @@ impl Class for Hsm {
         }
     }
 
+    fn era(held: &Held) -> u32 {
+        match held {
+            Held::Nothing => ANY_ERA,
+            Held::User(token) => token.era(),
+            Held::Opening(opening) => opening.era(),
+            Held::Closing(closing) | Held::Flushing(closing, _) => closing.era(),
+        }
+    }
+
     fn bytes_of(_: &Held) -> usize {
         0
     }
@@ -109,7 +119,12 @@ impl Class for Hsm {
             }
         };
         if let Some(id) = orphan {
-            orphans.add(id);
+            let era = match Self::era(&held) {
+                // A device may say that it has opened one for a command that did not ask for it.
+                ANY_ERA => orphans.era(),
+                era => era,
+            };
+            orphans.add(id, era);
         }
         // Not before: until it is noted the session must not be taken for nobody's.
         drop(held);
@@ -121,9 +136,9 @@ pub(crate) enum Held {
     /// Nothing.
     Nothing,
     /// The session that it uses.
-    User(#[expect(dead_code, reason = "dropping it is what it is for")] Token),
+    User(Token),
     /// It opens a session.
-    Opening(#[expect(dead_code, reason = "dropping it is what it is for")] Opening),
+    Opening(Opening),
     /// It closes a session of its descriptor.
     Closing(Closing),
     /// It flushes a session that nobody has; if the device may not have it either, no other may be

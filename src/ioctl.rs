@@ -178,7 +178,7 @@ impl FileOps for File {
             // Commands that nobody waits for use it still.
             return;
         }
-        self.orphans.keep(session.id);
+        self.orphans.keep(session.id, era);
         self.orphans.lose_owner(session.id, era);
         // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
@@ -431,7 +431,14 @@ impl File {
                 has_ended,
                 failure,
             }) => {
-                unsure = was_sent && has_ended && matches!(flow, Flow::Open | Flow::Close);
+                // Whoever ends a command that closes one takes this descriptor for its owner until
+                // here.
+                unsure = was_sent
+                    && match flow {
+                        Flow::Open => has_ended,
+                        Flow::Close => true,
+                        Flow::None | Flow::InSession => false,
+                    };
                 if was_sent {
                     record.lost(flow);
                 } else {
@@ -462,9 +469,10 @@ impl File {
         let mut desk = self.lock_desk();
 
         desk.record.admit(flow, id).map_err(Failure::invalid)?;
+        let era = self.era.load(Relaxed);
         Ok(match flow {
-            Flow::InSession => hsm::Held::User(self.users.token()),
-            Flow::Close => hsm::Held::Closing(self.orphans.closing(session.id)),
+            Flow::InSession => hsm::Held::User(self.users.token(era)),
+            Flow::Close => hsm::Held::Closing(self.orphans.closing(session.id, era)),
             Flow::None | Flow::Open => hsm::Held::Nothing,
         })
     }
@@ -561,7 +569,7 @@ impl File {
             .ok_or(Failure::invalid(uapi::EXT_AES_NO_SESSION))?;
         let caller = check_caller(session, input).map_err(Failure::invalid)?;
         desk.aes_commands = desk.aes_commands.wrapping_add(1);
-        Ok((caller, self.users.token()))
+        Ok((caller, self.users.token(self.era.load(Relaxed))))
     }
 
     fn aes_run(&self, ctrl: &Ctrl<'_>, cmd: &mut AesCmd, cipher: u8) -> Result<(), Failure> {

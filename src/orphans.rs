@@ -31,6 +31,7 @@ use kernel::{
 
 use crate::{
     ctrl::CtrlFamily,
+    lockless::pair::FIRST_ERA,
     sys::{
         gate::Gate,
         process,
@@ -41,7 +42,9 @@ use crate::{
 /// See the [module](self).
 #[pin_data]
 pub(crate) struct Orphans {
-    // A bit by session identifier: the device has it, and nobody else.
+    // A bit by session identifier: the device has it, and nobody else. The era that this is for is
+    // in the high half: how often the device has lost all sessions, plus one. Those of an earlier
+    // era are no more.
     ids: Atomic<u64>,
     // By session identifier: how many descriptors have it, and commands that use or close it and
     // have not ended, in the low half. The era that this is for is in the high half.
@@ -53,14 +56,15 @@ pub(crate) struct Orphans {
     // Whether a command that opens or closes a session ended without a completion, so that the
     // device may have one that nobody knows of.
     unsure: Atomic<bool>,
-    // How often the device has lost all sessions. Those of an earlier era are no more.
-    era: Atomic<u32>,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
     #[pin]
     release: Work<Orphans, RELEASE>,
 }
+
+/// How many eras later one may be to be taken for a later one: half of what there are.
+const ERAS_AHEAD: u32 = u32::MAX / 2;
 
 /// The work of flushing sessions, which takes as long as the device does.
 const FLUSH: u64 = 0;
@@ -98,7 +102,7 @@ impl WorkItem<FLUSH> for Orphans {
 
 impl Orphans {
     /// Most identifiers that can be noted; the device has 8.
-    const MAX_IDS: u16 = 64;
+    const MAX_IDS: u16 = 32;
 
     /// Makes an empty set for the device behind `gate`.
     ///
@@ -108,12 +112,11 @@ impl Orphans {
     pub(crate) fn new(gate: Arc<Gate<CtrlFamily>>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                ids: Atomic::new(0),
+                ids: Atomic::new(Orphans::word(FIRST_ERA, 0)),
                 owners: [const { Atomic::new(0) }; Orphans::MAX_IDS as usize],
                 opens: Atomic::new(0),
                 opens_held_back: Atomic::new(0),
                 unsure: Atomic::new(false),
-                era: Atomic::new(0),
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -122,11 +125,23 @@ impl Orphans {
         )
     }
 
-    /// Notes the session `id` and has it flushed soon. May be called from any context.
+    /// Puts a word together, of which `era` is the upper half.
+    const fn word(era: u32, low: u32) -> u64 {
+        // CAST: Widening.
+        (era as u64) << 32 | low as u64
+    }
+
+    /// Takes a word apart.
+    fn parts(word: u64) -> (u32, u32) {
+        // CAST: Takes half of the bits each.
+        ((word >> 32) as u32, word as u32)
+    }
+
+    /// Notes the session `id` of `era` and has it flushed soon. May be called from any context.
     ///
     /// An identifier that the device cannot have given is ignored.
-    pub(crate) fn add(self: &Arc<Self>, id: u16) {
-        self.keep(id);
+    pub(crate) fn add(self: &Arc<Self>, id: u16, era: u32) {
+        self.keep(id, era);
         self.flush_soon();
     }
 
@@ -142,22 +157,37 @@ impl Orphans {
         let _ = workqueue::system_highpri().enqueue::<Arc<Self>, RELEASE>(self.clone());
     }
 
-    /// Notes the session `id`, which nobody has any more.
-    pub(crate) fn keep(&self, id: u16) {
-        if id >= Self::MAX_IDS {
-            return;
+    /// Notes the session `id` of `era`, which nobody has any more. If the device has lost it the
+    /// number may be that of another one.
+    pub(crate) fn keep(&self, id: u16, era: u32) {
+        if id < Self::MAX_IDS {
+            self.change_ids(|now, ids| (now == era).then_some((era, ids | 1 << id)));
         }
-        let mut ids = self.ids.load(Relaxed);
-        while let Err(now) = self.ids.cmpxchg(ids, ids | 1 << id, Full) {
-            ids = now;
+    }
+
+    /// Changes the identifiers, and their era, as `change` says. Returns the era from before that.
+    fn change_ids(&self, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<u32> {
+        let mut word = self.ids.load(Relaxed);
+        loop {
+            let (era, ids) = Self::parts(word);
+            let (new_era, new_ids) = change(era, ids)?;
+            match self.ids.cmpxchg(word, Self::word(new_era, new_ids), Full) {
+                Ok(_) => return Some(era),
+                Err(now) => word = now,
+            }
         }
     }
 
     /// Notes that a descriptor has the session `id` of `era`.
     pub(crate) fn gain_owner(&self, id: u16, era: u32) {
+        // One that is found out late to be of an earlier era has no owners that count.
         self.change_owners(
             id,
-            |now, count| (now != era).then_some(1).or(Some(count + 1)),
+            |now, count| match era.wrapping_sub(now) {
+                0 => count.checked_add(1),
+                1..=ERAS_AHEAD => Some(1),
+                _ => None,
+            },
             era,
         );
     }
@@ -180,11 +210,13 @@ impl Orphans {
             return;
         };
         let mut word = owners.load(Relaxed);
-        // CAST: Takes half of the bits each.
-        while let Some(count) = change((word >> 32) as u32, word as u32) {
-            let changed = u64::from(era) << 32 | u64::from(count);
-            match owners.cmpxchg(word, changed, Full) {
-                Ok(_) => break,
+        loop {
+            let (now, count) = Self::parts(word);
+            let Some(count) = change(now, count) else {
+                return;
+            };
+            match owners.cmpxchg(word, Self::word(era, count), Full) {
+                Ok(_) => return,
                 Err(now) => word = now,
             }
         }
@@ -193,26 +225,27 @@ impl Orphans {
     /// Returns whether a descriptor has the session `id`, or a command that has not ended.
     pub(crate) fn is_owned(&self, id: u16) -> bool {
         self.owners.get(usize::from(id)).is_some_and(|owners| {
-            let word = owners.fetch_add(0, Full);
+            let (era, count) = Self::parts(owners.fetch_add(0, Full));
 
-            // CAST: Takes half of the bits each.
-            (word >> 32) as u32 == self.era() && word as u32 != 0
+            era == self.era() && count != 0
         })
     }
 
-    /// Notes that the device has lost all sessions.
+    /// Notes that the device has lost all sessions. To be called while no queue submits commands.
     pub(crate) fn begin_era(&self) {
-        self.era.fetch_add(1, Full);
+        self.change_ids(|era, _| {
+            let next = era.wrapping_add(1);
+            Some((next.max(FIRST_ERA), 0))
+        });
     }
 
     /// Returns in which era a session is that is opened now.
     pub(crate) fn era(&self) -> u32 {
-        self.era.load(Acquire)
+        Self::parts(self.ids.load(Acquire)).0
     }
 
-    /// Notes that a command which closes the session `id` is about to be sent.
-    pub(crate) fn closing(self: &Arc<Self>, id: u16) -> Closing {
-        let era = self.era();
+    /// Notes that a command which closes the session `id` of `era` is about to be sent.
+    pub(crate) fn closing(self: &Arc<Self>, id: u16, era: u32) -> Closing {
         self.gain_owner(id, era);
         Closing {
             orphans: self.clone(),
@@ -258,7 +291,7 @@ impl Orphans {
 
     /// Returns whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ids.load(Relaxed) == 0
+        self.orphaned() == 0
     }
 
     /// Returns how many sessions descriptors have, or commands that have not ended.
@@ -269,22 +302,13 @@ impl Orphans {
 
     /// Returns how many sessions are known to have nobody.
     pub(crate) fn orphaned(&self) -> u32 {
-        self.ids.load(Relaxed).count_ones()
+        Self::parts(self.ids.load(Relaxed)).1.count_ones()
     }
 
-    /// Takes the session `id`, if it was noted.
-    pub(crate) fn take(&self, id: u16) -> bool {
-        if id >= Self::MAX_IDS {
-            return false;
-        }
-        let mut ids = self.ids.load(Relaxed);
-        while ids & 1 << id != 0 {
-            match self.ids.cmpxchg(ids, ids & !(1 << id), Full) {
-                Ok(_) => return true,
-                Err(now) => ids = now,
-            }
-        }
-        false
+    /// Takes the session `id`, if it was noted. Returns its era.
+    pub(crate) fn take(&self, id: u16) -> Option<u32> {
+        let bit = 1_u32.checked_shl(id.into())?;
+        self.change_ids(|era, ids| (ids & bit != 0).then_some((era, ids & !bit)))
     }
 
     /// Waits until the work that is under way has ended, and lets no other begin. To be called when
@@ -306,6 +330,11 @@ impl Closing {
     /// Returns the session.
     pub(crate) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Returns the era of the session.
+    pub(crate) fn era(&self) -> u32 {
+        self.era
     }
 }
 
@@ -371,16 +400,33 @@ mod tests {
     #[test]
     fn what_is_noted_is_taken_once() -> Result {
         let orphans = orphans()?;
-        for id in [0, 7, 63] {
+        let era = orphans.era();
+        for id in [0, 7, 31] {
             assert!(orphans.is_empty());
-            orphans.keep(id);
-            orphans.keep(id);
+            orphans.keep(id, era);
+            orphans.keep(id, era);
             assert!(!orphans.is_empty());
             assert_eq!(orphans.orphaned(), 1);
-            assert!(!orphans.take(id ^ 1));
-            assert!(orphans.take(id));
-            assert!(!orphans.take(id));
+            assert_eq!(orphans.take(id ^ 1), None);
+            assert_eq!(orphans.take(id), Some(era));
+            assert_eq!(orphans.take(id), None);
         }
+        Ok(())
+    }
+
+    // Its number may be that of somebody else's.
+    #[test]
+    fn a_session_of_an_earlier_era_is_not_noted() -> Result {
+        let orphans = orphans()?;
+        let old = orphans.era();
+        orphans.keep(3, old);
+        orphans.begin_era();
+        assert!(orphans.is_empty());
+        assert_eq!(orphans.take(3), None);
+        orphans.keep(3, old);
+        assert!(orphans.is_empty());
+        orphans.keep(3, orphans.era());
+        assert_eq!(orphans.take(3), Some(orphans.era()));
         Ok(())
     }
 
@@ -388,11 +434,12 @@ mod tests {
     #[test]
     fn a_session_that_cannot_be_is_not_noted() -> Result {
         let orphans = orphans()?;
-        for id in [64, 128, u16::MAX] {
-            orphans.keep(id);
-            orphans.gain_owner(id, 0);
+        let era = orphans.era();
+        for id in [32, 64, 128, u16::MAX] {
+            orphans.keep(id, era);
+            orphans.gain_owner(id, era);
             assert!(orphans.is_empty());
-            assert!(!orphans.take(id));
+            assert_eq!(orphans.take(id), None);
             assert!(!orphans.is_owned(id));
         }
         Ok(())
@@ -401,19 +448,20 @@ mod tests {
     #[test]
     fn owners_are_counted() -> Result {
         let orphans = orphans()?;
-        orphans.gain_owner(3, 0);
-        let closing = orphans.closing(3);
-        assert_eq!(closing.id(), 3);
+        let era = orphans.era();
+        orphans.gain_owner(3, era);
+        let closing = orphans.closing(3, era);
+        assert_eq!((closing.id(), closing.era()), (3, era));
         assert!(orphans.is_owned(3));
         assert!(!orphans.is_owned(4));
         assert_eq!(orphans.owned(), 1);
-        orphans.lose_owner(3, 0);
+        orphans.lose_owner(3, era);
         assert!(orphans.is_owned(3));
         drop(closing);
         assert!(!orphans.is_owned(3));
         // There is none to lose.
-        orphans.lose_owner(3, 0);
-        orphans.gain_owner(3, 0);
+        orphans.lose_owner(3, era);
+        orphans.gain_owner(3, era);
         assert!(orphans.is_owned(3));
         Ok(())
     }
@@ -432,6 +480,12 @@ mod tests {
         assert!(orphans.is_owned(3));
         orphans.lose_owner(3, orphans.era());
         assert!(!orphans.is_owned(3));
+        // Nor does one that learns late of its session take it over.
+        orphans.gain_owner(3, orphans.era());
+        orphans.gain_owner(3, old);
+        assert!(orphans.is_owned(3));
+        orphans.lose_owner(3, old);
+        assert!(orphans.is_owned(3));
         Ok(())
     }
 

@@ -45,6 +45,7 @@ use crate::{
     },
     lockless::{
         pair,
+        pair::ANY_ERA,
         slot,
         slot::{
             Seat,
@@ -102,6 +103,12 @@ pub(crate) trait Class: Send + Sync + 'static {
 
     /// Traces what a completion queue entry says besides.
     fn trace(_: &Device, _: &Self::Cqe) {}
+
+    /// Returns the era of the session that a command uses, opens or closes: in another one the
+    /// number is that of somebody else. [`ANY_ERA`] if it has none.
+    fn era(_: &Self::Token) -> u32 {
+        ANY_ERA
+    }
 
     /// Returns how many bytes of memory that the device accesses go with a command, besides those
     /// of its slot.
@@ -461,10 +468,11 @@ impl<C: Class> QueuePair<C> {
         self.pair.drain(&self.at(doorbells));
     }
 
-    /// Has a queue that was drained used again.
+    /// Has a queue used again if it was drained.
     pub(crate) fn refill(&self, doorbells: &Doorbells<'_>) {
-        self.pair.refill(&self.at(doorbells));
-        self.permits.restore();
+        if self.pair.refill(&self.at(doorbells)) {
+            self.permits.restore();
+        }
     }
 
     /// Closes the queue: once this returns nothing is submitted any more, and what was not
@@ -501,7 +509,7 @@ impl<C: Class> QueuePair<C> {
     /// Lets the queue take commands again, or for the first time. The device must know of it, or be
     /// told before there is a command.
     pub(crate) fn open(&self, doorbells: &Doorbells<'_>) {
-        self.pair.open(&self.at(doorbells));
+        self.pair.open(self.orphans.era(), &self.at(doorbells));
         self.permits.restore();
     }
 
@@ -738,6 +746,7 @@ impl<C: Class> Owned<'_, C> {
         // Cannot fail: there is a place for each tag.
         self.prepare(sqe).map_err(|_| Lost::Refused)?;
         trace::submit(&self.queue.dev, self.queue.id.get(), cid);
+        self.queue.pair.bind(self.tag, C::era(&token));
         let world = self.queue.at(self.doorbells);
         self.queue.pair.submit(&world, self.slot.slot(), self.tag);
         self.wait(token, patience)

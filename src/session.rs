@@ -167,10 +167,14 @@ impl Users {
         )
     }
 
-    /// Adds a user. To be called while the record is locked that admitted it.
-    pub(crate) fn token(self: &Arc<Self>) -> Token {
+    /// Adds a user of the session, which is of `era`. To be called while the record is locked that
+    /// admitted it.
+    pub(crate) fn token(self: &Arc<Self>, era: u32) -> Token {
         self.state.fetch_add(1, Full);
-        Token(self.clone())
+        Token {
+            users: self.clone(),
+            era,
+        }
     }
 
     /// Waits until there are no users, as `sleep` does.
@@ -207,12 +211,22 @@ impl Users {
 }
 
 /// Stands for one command that uses a session.
-pub(crate) struct Token(Arc<Users>);
+pub(crate) struct Token {
+    users: Arc<Users>,
+    era: u32,
+}
+
+impl Token {
+    /// Returns the era of the session.
+    pub(crate) fn era(&self) -> u32 {
+        self.era
+    }
+}
 
 impl Drop for Token {
     /// May be called in any context.
     fn drop(&mut self) {
-        let users = &self.0;
+        let users = &self.users;
         let before = users.state.fetch_sub(1, Full);
 
         // CAST: Takes the upper half.
@@ -222,8 +236,9 @@ impl Drop for Token {
         ) {
             // CAST: `close()` got it as a `u16`.
             let session = session as u16;
-            users.orphans.add(session);
-            users.orphans.lose_owner(session, users.era.load(Relaxed));
+            let era = users.era.load(Relaxed);
+            users.orphans.add(session, era);
+            users.orphans.lose_owner(session, era);
         }
         if users.waiting.load(Relaxed) {
             users.changed.signal();
@@ -555,12 +570,13 @@ mod tests {
 
     #[test]
     fn a_close_waits_for_the_users() -> Result {
-        let (users, _) = users()?;
+        let (users, orphans) = users()?;
+        let era = orphans.era();
         let idle = |answer| users.wait_idle(|_| answer);
         // Nobody is asked to sleep.
         assert_eq!(idle(Waited::Killed), Ok(()));
-        let first = users.token();
-        let second = users.token();
+        let first = users.token(era);
+        let second = users.token(era);
         assert_eq!(idle(Waited::Killed), Err(Waited::Killed));
         drop(first);
         assert_eq!(idle(Waited::TimedOut), Err(Waited::TimedOut));
@@ -581,17 +597,18 @@ mod tests {
     #[test]
     fn the_last_user_of_a_closed_descriptor_leaves_the_session() -> Result {
         let (users, orphans) = users()?;
-        orphans.gain_owner(3, 0);
-        let first = users.token();
-        let second = users.token();
-        assert!(!users.close(3, 0));
+        let era = orphans.era();
+        orphans.gain_owner(3, era);
+        let first = users.token(era);
+        let second = users.token(era);
+        assert!(!users.close(3, era));
         drop(first);
         assert!(orphans.is_owned(3));
-        assert!(!orphans.take(3));
+        assert_eq!(orphans.take(3), None);
         drop(second);
         assert!(!orphans.is_owned(3));
         // The work finds no device, so that nobody else takes it.
-        assert!(orphans.take(3));
+        assert_eq!(orphans.take(3), Some(era));
         orphans.stop();
         Ok(())
     }
@@ -600,8 +617,9 @@ mod tests {
     fn without_users_a_session_is_flushed_at_once() -> Result {
         for session in [0, 3, u16::MAX] {
             let (users, orphans) = users()?;
-            drop(users.token());
-            assert!(users.close(session, 0));
+            let era = orphans.era();
+            drop(users.token(era));
+            assert!(users.close(session, era));
             assert!(orphans.is_empty());
         }
         Ok(())

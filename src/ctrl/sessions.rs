@@ -79,7 +79,8 @@ impl Ctrl<'_> {
         }
         // Each once: a device may say that it has not closed one.
         for id in 0..hsm::MAX_SESSIONS {
-            if self.orphans().take(id) && self.flush(id, true, None).is_err() {
+            let era = self.orphans().take(id);
+            if era.is_some_and(|era| self.flush(id, era, true, None).is_err()) {
                 break;
             }
         }
@@ -102,15 +103,21 @@ impl Ctrl<'_> {
         FLUSH.start().for_event(&self.flushing) == Waited::Done
     }
 
-    /// Flushes the session `id`, by whoever has locked flushing; `known` is whether the device is
-    /// known to have it.
+    /// Flushes the session `id` of `era`, by whoever has locked flushing; `known` is whether the
+    /// device is known to have it.
     ///
     /// # Errors
     ///
     /// See [`Lost`]. A flush that was not sent is tried again later; one that was is not, as the
     /// number may be somebody else's by then.
-    fn flush(&self, id: u16, known: bool, held_back: Option<HeldBack>) -> Result<(), Lost> {
-        let closing = self.orphans().closing(id);
+    fn flush(
+        &self,
+        id: u16,
+        era: u32,
+        known: bool,
+        held_back: Option<HeldBack>,
+    ) -> Result<(), Lost> {
+        let closing = self.orphans().closing(id, era);
         let flushed = self
             .hsm
             .take(&self.doorbells, FLUSH)
@@ -129,7 +136,7 @@ impl Ctrl<'_> {
             Ok(completion) => {
                 self.flush_refusals.store(0, Relaxed);
                 if completion.report.left_open(0).is_some() {
-                    self.orphans().keep(id);
+                    self.orphans().keep(id, era);
                 }
                 Ok(())
             }
@@ -138,7 +145,7 @@ impl Ctrl<'_> {
                     Lost::Halted => self.orphans().set_unsure(),
                     // Whoever ends the command sees to it.
                     _ if lost.was_sent() => {}
-                    _ if known => self.orphans().keep(id),
+                    _ if known => self.orphans().keep(id, era),
                     // Or it would be taken for one that somebody opens meanwhile.
                     _ => {}
                 }
@@ -204,7 +211,9 @@ impl Ctrl<'_> {
                     return Err(Lost::Refused);
                 }
                 let known = self.orphans().take(id);
-                self.flush(id, known, Some(self.orphans().hold_opens_back()))
+                let era = known.unwrap_or_else(|| self.orphans().era());
+                let held_back = self.orphans().hold_opens_back();
+                self.flush(id, era, known.is_some(), Some(held_back))
             });
         self.flushing.signal();
         result

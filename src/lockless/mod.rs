@@ -29,7 +29,8 @@ mod tests {
         combine::Combiner,
         pair::{
             QueuePair,
-            World, //
+            World,
+            ANY_ERA, //
         },
         slot::{
             tag_of,
@@ -119,9 +120,11 @@ mod tests {
         assert_eq!(take(), Err(Waited::Killed));
         permits.restore(|| {});
         assert_eq!((take(), take()), (Ok(()), Err(Waited::Killed)));
-        // It was restored after it was looked at.
+        // It was restored after it was looked at; nobody else has to look again for that.
+        let restored = permits.restored();
         permits.withhold(seen, || {});
         assert_eq!((take(), take()), (Ok(()), Err(Waited::Killed)));
+        assert_eq!(permits.restored(), restored);
     }
 
     #[test]
@@ -221,6 +224,7 @@ mod tests {
 
     const SLOTS: usize = 3;
     const ENTRIES: usize = SLOTS + 1;
+    const ERA: u32 = 5;
     const PHASE: u64 = 1 << 48;
 
     /// A slot, and how often its waiter was woken.
@@ -480,12 +484,49 @@ mod tests {
         assert!(pair.is_idle());
 
         let start = pair.start();
-        pair.open(&paper);
+        pair.open(ERA, &paper);
         assert!(pair.is_open() && pair.start() != start);
         let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
         pair.submit(&paper, &chair.slot, tag);
         // From the first entry.
         assert_eq!((paper.sq_tail.get(), paper.sq_rings.get()), (1, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_command_is_sent_in_its_era_only() -> Result {
+        // The era of the command, that of the queue, whether it is sent.
+        let cases = [
+            (ANY_ERA, ERA, true),
+            (ERA, ERA, true),
+            (ERA, ERA + 1, false),
+            (ERA + 1, ERA, false),
+        ];
+        for (bound, era, sent) in cases {
+            let pair = QueuePair::new(SLOTS)?;
+            let paper = Paper::new();
+            pair.open(ERA, &paper);
+            // Its owner has taken the slot long before.
+            let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
+            pair.silence(&paper);
+            pair.release(&paper);
+            pair.open(era, &paper);
+            pair.bind(tag, bound);
+            pair.submit(&paper, &chair.slot, tag);
+            assert_eq!(
+                (pair.submitted() == 1, paper.sq_rings.get() == 1),
+                (sent, sent)
+            );
+            assert_eq!(chair.slot.has_ended(), !sent);
+            if !sent {
+                assert_eq!(chair.slot.collect(&mut [0]), Verdict::NotSent);
+                pair.free(&chair.slot, tag);
+                // The next command in the slot is another one's.
+                let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
+                pair.submit(&paper, &chair.slot, tag);
+                assert_eq!(paper.sq_tail.get(), 1);
+            }
+        }
         Ok(())
     }
 
@@ -498,10 +539,10 @@ mod tests {
         assert!(!pair.is_open() && pair.is_submitting());
         pair.submit(&paper, &chair.slot, tag);
         assert_eq!(paper.sq_rings.get(), 1);
-        pair.refill(&paper);
+        assert!(pair.refill(&paper));
         assert!(pair.is_open());
         pair.close(&paper);
-        pair.refill(&paper);
+        assert!(!pair.refill(&paper));
         assert!(!pair.is_open() && !pair.is_submitting() && !pair.is_silent());
         Ok(())
     }

@@ -32,6 +32,12 @@ use super::{
 /// Completions that are consumed with one doorbell.
 const BATCH: usize = 8;
 
+/// The era of a command that may be submitted in any, see [`QueuePair::bind`]; no queue is in it.
+pub(crate) const ANY_ERA: u32 = 0;
+
+/// The era of a queue that is new.
+pub(crate) const FIRST_ERA: u32 = ANY_ERA + 1;
+
 /// What a queue pair does to the world around it. None of it may sleep.
 pub(crate) trait World {
     /// What is around a slot.
@@ -119,6 +125,10 @@ pub(crate) struct QueuePair {
     // How often the queue was started, and the start of which waiters are told to leave.
     starts: Atomic<u32>,
     deserted: Atomic<u32>,
+    // Changes while the queue is silent only.
+    era: Atomic<u32>,
+    // By tag: the era in which the command may be submitted. Written by the owner of the slot.
+    eras: List<Atomic<u32>>,
     // By tag: the number of the command in the order of submission. Written by the pump only.
     serials: List<Atomic<u32>>,
     // How many commands were submitted. Written by the pump only.
@@ -154,6 +164,8 @@ impl QueuePair {
             ending: Atomic::new(Ending::Nothing as u32),
             starts: Atomic::new(1),
             deserted: Atomic::new(0),
+            era: Atomic::new(FIRST_ERA),
+            eras: list(count, |_| Atomic::new(ANY_ERA))?,
             serials: list(count, |_| Atomic::new(0))?,
             submitted: Atomic::new(0),
             completed: Atomic::new(0),
@@ -230,7 +242,26 @@ impl QueuePair {
         let seat = world.seat(tag)?;
 
         seat.slot().take();
+        self.bind(tag, ANY_ERA);
         Some((tag, seat))
+    }
+
+    /// Has the command of `tag`, whose slot is the caller's, be submitted in `era` only: once the
+    /// queue was opened in another one it ends without being submitted, however long ago that was
+    /// allowed.
+    ///
+    /// Relaxed: the pump reads it once the command is pending.
+    pub(crate) fn bind(&self, tag: usize, era: u32) {
+        if let Some(bound) = self.eras.get(tag) {
+            bound.store(era, Relaxed);
+        }
+    }
+
+    /// Returns whether the command of `tag`, which is pending, may be submitted in the era of the
+    /// queue.
+    fn is_of_this_era(&self, tag: usize) -> bool {
+        let bound = self.eras.get(tag).map_or(ANY_ERA, |era| era.load(Relaxed));
+        bound == ANY_ERA || bound == self.era.load(Relaxed)
     }
 
     /// Frees the slot of `tag`, which is the caller's. It has to give a permit back after that.
@@ -449,7 +480,7 @@ impl QueuePair {
                 // CAST: Less than 64.
                 let tag = index * 64 + mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                if submitting {
+                if submitting && self.is_of_this_era(tag) {
                     self.launch(world, tag, tail);
                     tail = if tail + 1 == entries { 0 } else { tail + 1 };
                 } else {
@@ -509,11 +540,13 @@ impl QueuePair {
         self.set_mode(Mode::Draining, world);
     }
 
-    /// Has a queue that was drained used again.
-    pub(crate) fn refill<W: World>(&self, world: &W) {
-        if self.is_mode(Mode::Draining) {
+    /// Has a queue used again if it was drained; returns whether it was.
+    pub(crate) fn refill<W: World>(&self, world: &W) -> bool {
+        let drained = self.is_mode(Mode::Draining);
+        if drained {
             self.set_mode(Mode::Open, world);
         }
+        drained
     }
 
     /// Closes the queue: once this returns nothing is submitted any more, and what was not
@@ -540,9 +573,13 @@ impl QueuePair {
         self.end(Ending::Both, world);
     }
 
-    /// Lets the queue take commands again, or for the first time. The device must know of it, or be
-    /// told before there is a command.
-    pub(crate) fn open<W: World>(&self, world: &W) {
+    /// Lets the queue take commands again, or for the first time, in `era`, which may be another one
+    /// only if the queue was silent. The device must know of the queue, or be told before there is a
+    /// command.
+    pub(crate) fn open<W: World>(&self, era: u32, world: &W) {
+        // Relaxed: the pump reads it once it has found the queue open. No run is left that did so
+        // before the queue was silent.
+        self.era.store(era, Relaxed);
         self.starts.fetch_add(1, Full);
         self.set_mode(Mode::Open, world);
     }

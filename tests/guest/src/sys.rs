@@ -14,6 +14,10 @@ use anyhow::Result;
 use azihsm_uapi::raw;
 use azihsm_uapi::Errno;
 use nix::libc;
+use nix::poll::poll;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::mmap_anonymous;
@@ -41,6 +45,7 @@ use std::fs::File;
 use std::mem::size_of_val;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
@@ -193,6 +198,34 @@ impl Memory {
         Ok(())
     }
 
+    /// Takes the pages away: whoever accesses one waits until [`Absence::fill`].  `None` if
+    /// the kernel cannot do that.
+    pub fn take_away(&self) -> Result<Option<Absence>> {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        // SAFETY: It has no pointers.
+        let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+        if descriptor < 0 {
+            let error = std::io::Error::last_os_error();
+            ensure!(error.raw_os_error() == Some(libc::ENOSYS), error);
+            return Ok(None);
+        }
+        let faults = adopt(descriptor as RawFd);
+        let mut api = [uffd::API, 0, 0];
+        // SAFETY: It writes to the structure.
+        unsafe { uffd::init(faults.as_raw_fd(), &mut api) }?;
+        for page in 0..self.len / PAGE {
+            self.forget(page)?;
+        }
+        let mut range = [self.address(0), self.len as u64, uffd::MISSING, 0];
+        // SAFETY: As above.
+        unsafe { uffd::register(faults.as_raw_fd(), &mut range) }?;
+        Ok(Some(Absence {
+            faults,
+            address: self.address(0),
+            pages: self.len / PAGE,
+        }))
+    }
+
     /// How many bytes there are.
     pub fn size(&self) -> usize {
         self.len
@@ -281,6 +314,55 @@ impl Memory {
         ensure!((first + pages) * PAGE <= self.len, "outside the mapping");
         // SAFETY: Within the mapping, to which there are no references.
         unsafe { munmap(self.base.byte_add(first * PAGE), pages * PAGE) }?;
+        Ok(())
+    }
+}
+
+/// The kernel's user faults, `linux/userfaultfd.h`, of which structures are arrays here.
+mod uffd {
+    use nix::ioctl_readwrite;
+
+    /// Version of all this.
+    pub const API: u64 = 0xaa;
+    /// Faults of pages that are not there.
+    pub const MISSING: u64 = 1;
+
+    ioctl_readwrite!(init, API as u8, 0x3f, [u64; 3]);
+    ioctl_readwrite!(register, API as u8, 0x00, [u64; 4]);
+    ioctl_readwrite!(copy, API as u8, 0x03, [u64; 5]);
+}
+
+/// Pages that were taken away.  They are there again, and empty, if it is dropped.
+#[derive(Debug)]
+pub struct Absence {
+    faults: OwnedFd,
+    address: u64,
+    pages: usize,
+}
+
+impl Absence {
+    /// Waits until somebody waits for a page.
+    pub fn wait_wanted(&self, patience: Duration) -> Result<()> {
+        let mut fds = [PollFd::new(self.faults.as_fd(), PollFlags::POLLIN)];
+        let wanted = poll(&mut fds, PollTimeout::try_from(patience)?)?;
+        ensure!(wanted == 1, "nobody wants a page after {patience:?}");
+        Ok(())
+    }
+
+    /// Brings them back, with `content` and zeros behind it.
+    pub fn fill(self, content: &[u8]) -> Result<()> {
+        let mut pages = content.to_vec();
+        ensure!(pages.len() <= self.pages * PAGE, "more than there was");
+        pages.resize(self.pages * PAGE, 0);
+        let mut copy = [
+            self.address,
+            pages.as_ptr() as u64,
+            pages.len() as u64,
+            0,
+            0,
+        ];
+        // SAFETY: It reads the pages, fills those that are missing, and writes to the structure.
+        unsafe { uffd::copy(self.faults.as_raw_fd(), &mut copy) }?;
         Ok(())
     }
 }

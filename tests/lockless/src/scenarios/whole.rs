@@ -112,7 +112,7 @@ fn aborted() {
             machine.pair.reap(machine);
             machine.pair.end_submitted(machine);
             machine.allow_doorbells();
-            machine.pair.open(machine);
+            machine.pair.open(1, machine);
         });
         // The device does what it comes to, and the handler.
         machine.fetch();
@@ -148,7 +148,7 @@ fn reset() {
             machine.stop();
             machine.pair.release(machine);
             machine.allow_doorbells();
-            machine.pair.open(machine);
+            machine.pair.open(1, machine);
         });
         machine.fetch();
         machine.complete();

@@ -14,6 +14,8 @@ use crate::health::Metronome;
 use crate::runner::Env;
 use crate::runner::Skip;
 use crate::runner::Test;
+use crate::scene::AesScene;
+use crate::scene::HsmScene;
 use crate::stamp;
 use crate::stamp::Outcome;
 use crate::stamp::Trust;
@@ -30,6 +32,7 @@ use azihsm_guest::sys::submit_at;
 use azihsm_guest::sys::Child;
 use azihsm_mbor::Operation;
 use azihsm_mbor::Status;
+use azihsm_uapi::abi::ext;
 use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
@@ -180,6 +183,26 @@ pub fn tests() -> Vec<Test> {
             emptied(env, bus_reset)
         })
         .takes(4),
+        Test::new(
+            "recovery/session-of-an-earlier-era-is-not-used",
+            |env: &Env| late(env, Late::InSession),
+        )
+        .takes(5),
+        Test::new(
+            "recovery/session-of-an-earlier-era-is-not-closed",
+            |env: &Env| late(env, Late::Close),
+        )
+        .takes(5),
+        Test::new(
+            "recovery/session-of-an-earlier-era-does-not-encrypt",
+            |env: &Env| late(env, Late::Aes(64)),
+        )
+        .takes(5),
+        Test::new(
+            "recovery/session-of-an-earlier-era-does-not-encrypt-in-place",
+            |env: &Env| late(env, Late::Aes(40_960)),
+        )
+        .takes(5),
         Test::new("recovery/function-level-reset-under-load", flr).takes(6),
         Test::new(
             "recovery/function-level-reset-and-other-resets",
@@ -1217,6 +1240,70 @@ fn emptied(env: &Env, empty: fn(&Env) -> Result<()>) -> Result<()> {
     let other = hsm::open_session(&second)?;
     hsm::use_session(&second, other.id)?;
     drop((new, second));
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// A command that takes long to be sent.
+#[derive(Clone, Copy)]
+enum Late {
+    InSession,
+    Close,
+    /// Of so many bytes.
+    Aes(usize),
+}
+
+/// A command whose memory is not there until the device has lost all sessions, and has
+/// given the number of this one's to somebody else: it is not sent.
+fn late(env: &Env, kind: Late) -> Result<()> {
+    let held = Held::measure()?;
+    let old = env.open()?;
+    let session = hsm::open_session(&old)?;
+    let (absence, content, command) = match kind {
+        Late::InSession | Late::Close => {
+            let (operation, flow) = match kind {
+                Late::Close => (Operation::CLOSE_SESSION, Flow::Close(session.id)),
+                _ => (hsm::IN_SESSION, Flow::InSession(session.id)),
+            };
+            let request = hsm::plain(operation, Some(session.id));
+            let mut scene = HsmScene::new(flow, &request)?;
+            let absence = scene.src.take_away()?;
+            let command = thread::spawn(move || (scene.send(&old), scene.cmd.output.ext, old));
+            (absence, request, command)
+        }
+        Late::Aes(len) => {
+            let text = vec![0x5a; len];
+            let mut scene = AesScene::gcm(session, 1, &text)?;
+            let absence = scene.src.take_away()?;
+            let command = thread::spawn(move || (scene.send(&old), scene.cmd.output.ext, old));
+            (absence, text, command)
+        }
+    };
+    let Some(absence) = absence else {
+        // Before it says something that it is not asked for.
+        let _ = command.join();
+        return Err(Skip("the kernel has no user faults").into());
+    };
+    absence.wait_wanted(BACK)?;
+    groups_away_and_back(env)?;
+    health::wait_serving(env, 3 * RESET)?;
+    let new = env.open()?;
+    let other = hsm::open_session(&new)?;
+    check_eq!(other.id, session.id, "session that is given away anew");
+    let before = env.control()?.counters()?["commands"].clone();
+    absence.fill(&content)?;
+    let (result, extended, old) = command.join().expect("no panic");
+    check_eq!(
+        (result, extended),
+        (Err(Errno::AGAIN), ext::RECOVERING),
+        "end"
+    );
+    check_eq!(env.control()?.counters()?["commands"], before, "commands");
+    hsm::use_session(&new, other.id)?;
+    drop(old);
+    thread::sleep(Duration::from_millis(500));
+    hsm::use_session(&new, other.id).context("after the other descriptor was closed")?;
+    drop(new);
     health::check_well(env)?;
     held.check_same_soon()
 }
