@@ -112,6 +112,11 @@ impl sys::pci::Driver for Azihsm {
     fn serve(ctrl: &Ctrl<'_>, gate: &Arc<Gate<CtrlFamily>>) -> Result<Service> {
         ctrl.start()?;
 
+        let management = Management::new(gate.clone())?;
+        // Another driver may have left it some.
+        management.follow(ctrl, ctrl.virtual_functions())?;
+        // Once there is a node there may be a caller, whose command the device may lose: nothing
+        // fails here after that.
         let (stats, hsm) = if ctrl.has_hsm() {
             let number = Number::take(&number::HSM)?;
             let name = CString::try_from_fmt(fmt!("azihsm{}", number.get()))?;
@@ -120,9 +125,6 @@ impl sys::pci::Driver for Azihsm {
         } else {
             (Stats::new(ctrl, gate, None)?, None)
         };
-        let management = Management::new(gate.clone())?;
-        // Another driver may have left it some.
-        management.follow(ctrl, ctrl.virtual_functions())?;
         ctrl.announce(hsm.as_ref().map(|hsm| hsm.node.name()));
         Ok(Service {
             _stats: stats,

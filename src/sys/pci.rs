@@ -225,7 +225,8 @@ where
     ) -> Result;
 
     /// Turns new users away and ends what is under way, before unbinding. There are no virtual
-    /// functions any more, except for those that virtual machines use.
+    /// functions any more, except for those that virtual machines use. Is called once more, or for
+    /// the first time if binding failed, before the state is dropped.
     fn unbind(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
 
     /// Stops the device, and does not touch it until [`Driver::resume`] for the same reason.
@@ -246,6 +247,16 @@ where
 {
     service: T::Service,
     live: Live<'bound, T::State>,
+}
+
+impl<T: Driver> Drop for Data<'_, T>
+where
+    for<'a> <T::State as ForLt>::Of<'a>: Interrupts + Send + Sync,
+{
+    /// If the function could not be bound after all there may be callers already.
+    fn drop(&mut self) {
+        T::unbind(self.live.state(), &self.service);
+    }
 }
 
 /// The kernel crate's side of a [`Driver`].
