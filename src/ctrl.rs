@@ -9,6 +9,7 @@ use kernel::{
         Bound,
         Device, //
     },
+    do_once_lite,
     irq::IrqReturn,
     new_mutex,
     pci,
@@ -50,6 +51,7 @@ use crate::{
         Pool, //
     },
     recovery::{
+        Change,
         Condition,
         Recovery, //
     },
@@ -539,23 +541,28 @@ impl<'bound> Ctrl<'bound> {
         Condition::from(self.condition.load(Acquire))
     }
 
-    fn set_condition(&self, to: Condition) {
-        // CAST: The discriminants are those of the word.
-        self.condition.xchg(to as u32, Full);
-    }
-
-    /// Changes the condition, unless it is for good. Returns what it was, if it was changed.
-    fn change_condition(&self, to: Condition) -> Option<Condition> {
-        let mut was = self.condition.load(Relaxed);
-        // CAST: The discriminants are those of the word.
-        while was != Condition::Gone as u32 {
-            // CAST: As above.
-            match self.condition.cmpxchg(was, to as u32, Full) {
-                Ok(was) => return Some(Condition::from(was)),
-                Err(now) => was = now,
+    /// Changes the condition, unless it is for good. Returns what it was and what it is now, if
+    /// there is such a transition.
+    fn change_condition(&self, change: Change) -> Option<(Condition, Condition)> {
+        let mut word = self.condition.load(Relaxed);
+        loop {
+            let was = Condition::from(word);
+            let Some(now) = was.after(change) else {
+                // Whoever does something may be overtaken by the end. All else is a mistake, which
+                // must not become a greater one.
+                if was != Condition::Gone {
+                    do_once_lite! {
+                        dev_err!(self.dev(), "{change:?} while {was}: ignored\n");
+                    }
+                }
+                return None;
+            };
+            // CAST: The discriminants are those of the word.
+            match self.condition.cmpxchg(word, now as u32, Full) {
+                Ok(_) => return Some((was, now)),
+                Err(other) => word = other,
             }
         }
-        None
     }
 
     /// Releases what commands had that nobody waits for any more. Returns whether to call this

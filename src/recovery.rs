@@ -99,6 +99,25 @@ pub(crate) enum Cause {
     Resumed,
 }
 
+/// What changes the condition.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Change {
+    /// A reset begins.
+    Reset(Cause),
+    /// The device was started.
+    Started,
+    /// The device did not stop, or did not start, or is not to be started yet.
+    Failed,
+    /// The device is stopped for somebody else.
+    Held,
+    /// The device is found to read as all ones.
+    Vanished,
+    /// The device is cut off from memory, as it may not be reset.
+    CutOff,
+    /// The driver leaves.
+    Leaving,
+}
+
 impl kernel::fmt::Display for Condition {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         f.write_str(match self {
@@ -112,6 +131,30 @@ impl kernel::fmt::Display for Condition {
 }
 
 impl Condition {
+    /// Returns the condition after `change`; none if it cannot come to that. There are no other
+    /// transitions than these (Documentation/recovery.rst 2).
+    pub(crate) fn after(self, change: Change) -> Option<Self> {
+        match (self, change) {
+            (_, Change::Leaving) => Some(Condition::Gone),
+            (Condition::Gone, _) => None,
+            (_, Change::Held) => Some(Condition::Recovering),
+            (
+                Condition::Running,
+                Change::Reset(Cause::Asked | Cause::Fault | Cause::ReadyLost | Cause::Unresponsive),
+            )
+            | (Condition::Recovering, Change::Reset(Cause::Resumed))
+            | (Condition::Dead, Change::Reset(Cause::Retry))
+            | (Condition::Absent, Change::Reset(Cause::Returned)) => Some(Condition::Recovering),
+            (Condition::Recovering, Change::Started) => Some(Condition::Running),
+            (Condition::Recovering, Change::Failed)
+            | (Condition::Running | Condition::Absent, Change::CutOff) => Some(Condition::Dead),
+            (Condition::Running | Condition::Recovering | Condition::Dead, Change::Vanished) => {
+                Some(Condition::Absent)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the condition as a variable of an event.
     pub(crate) fn variable(self) -> &'static CStr {
         match self {
@@ -669,6 +712,53 @@ mod tests {
         });
     }
 
+    // Documentation/recovery.rst 2: in the order of `CONDITIONS`.
+    #[test]
+    fn transitions_are_those_of_the_table() {
+        const NO: Option<Condition> = None;
+        const RUN: Option<Condition> = Some(Condition::Running);
+        const REC: Option<Condition> = Some(Condition::Recovering);
+        const DEAD: Option<Condition> = Some(Condition::Dead);
+        const ABS: Option<Condition> = Some(Condition::Absent);
+        const GONE: Option<Condition> = Some(Condition::Gone);
+        const TABLE: [(Change, [Option<Condition>; 5]); Cause::COUNT + 6] = [
+            (Change::Reset(Cause::Asked), [REC, NO, NO, NO, NO]),
+            (Change::Reset(Cause::Fault), [REC, NO, NO, NO, NO]),
+            (Change::Reset(Cause::ReadyLost), [REC, NO, NO, NO, NO]),
+            (Change::Reset(Cause::Unresponsive), [REC, NO, NO, NO, NO]),
+            (Change::Reset(Cause::Retry), [NO, NO, REC, NO, NO]),
+            (Change::Reset(Cause::Returned), [NO, NO, NO, REC, NO]),
+            (Change::Reset(Cause::Resumed), [NO, REC, NO, NO, NO]),
+            (Change::Started, [NO, RUN, NO, NO, NO]),
+            (Change::Failed, [NO, DEAD, NO, NO, NO]),
+            (Change::Held, [REC, REC, REC, REC, NO]),
+            (Change::Vanished, [ABS, ABS, ABS, NO, NO]),
+            (Change::CutOff, [DEAD, NO, NO, DEAD, NO]),
+            (Change::Leaving, [GONE, GONE, GONE, GONE, GONE]),
+        ];
+        for (index, (change, row)) in TABLE.into_iter().enumerate() {
+            for (condition, after) in CONDITIONS.into_iter().zip(row) {
+                assert_eq!(condition.after(change), after);
+            }
+            assert!(TABLE.iter().skip(index + 1).all(|row| row.0 != change));
+        }
+    }
+
+    #[test]
+    fn what_is_decided_is_a_transition() {
+        for condition in CONDITIONS {
+            each(condition, |situation| {
+                let (change, after) = match situation.decide() {
+                    Action::Reset(_, cause) => (Change::Reset(cause), Condition::Recovering),
+                    Action::Leave => (Change::Vanished, Condition::Absent),
+                    Action::Cut(_) => (Change::CutOff, Condition::Dead),
+                    Action::Nothing | Action::Abort | Action::Refuse | Action::Flush => return,
+                };
+                assert_eq!(condition.after(change), Some(after));
+            });
+        }
+    }
+
     // What no situation leads to.
     #[test]
     fn some_things_are_never_done() {
@@ -689,17 +779,6 @@ mod tests {
                     Action::Leave => situation.health == Health::Absent,
                 };
                 assert!(possible);
-                // The cause is that of the condition.
-                if let Action::Reset(_, cause) | Action::Cut(cause) = situation.decide() {
-                    let of = match cause {
-                        Cause::Asked | Cause::Fault | Cause::ReadyLost => Condition::Running,
-                        Cause::Retry => Condition::Dead,
-                        Cause::Returned => Condition::Absent,
-                        // Found out by aborting, and when the device is given back.
-                        Cause::Unresponsive | Cause::Resumed => Condition::Gone,
-                    };
-                    assert_eq!(condition, of);
-                }
             });
         }
     }

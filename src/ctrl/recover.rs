@@ -30,6 +30,7 @@ use crate::{
     recovery::{
         Action,
         Cause,
+        Change,
         Condition,
         NotServed,
         Outcome,
@@ -367,7 +368,7 @@ impl Ctrl<'_> {
     /// must be renegotiated (device.rst 5.7).
     fn reset(&self, how: Stop, cause: Cause) {
         let began = Instant::<Monotonic>::now();
-        let Some(was) = self.change_condition(Condition::Recovering) else {
+        let Some((was, now)) = self.change_condition(Change::Reset(cause)) else {
             return;
         };
         self.tally.reset(cause);
@@ -393,7 +394,7 @@ impl Ctrl<'_> {
             self.enabled.restore();
         }
         let stopped = self.shut(how);
-        self.tell(was, Condition::Recovering, Some(cause));
+        self.tell(was, now, Some(cause));
         if matches!(cause, Cause::Returned | Cause::ReadyLost) {
             // Its owner has taken its resources away, and with them its sessions.
             self.orphans().begin_era();
@@ -415,7 +416,7 @@ impl Ctrl<'_> {
                 traced(true);
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
-                self.turn(Condition::Running, Some(cause));
+                self.turn(Change::Started, Some(cause));
                 if !matches!(cause, Cause::Asked | Cause::Resumed) {
                     let ms = began.elapsed().as_millis();
                     dev_warn!(self.dev(), "{cause}: recovered in {ms} ms\n");
@@ -454,14 +455,14 @@ impl Ctrl<'_> {
         self.retry_in_ms.store(back_off, Relaxed);
         self.back_off_ms
             .store(back_off.saturating_mul(2).min(MAX_BACK_OFF_MS), Relaxed);
-        self.turn(Condition::Dead, Some(cause));
+        self.turn(Change::Failed, Some(cause));
     }
 
     /// Changes the condition, unless it is for good, and tells user space that it has. To be called
     /// by whoever has the token.
-    fn turn(&self, to: Condition, cause: Option<Cause>) {
-        if let Some(was) = self.change_condition(to) {
-            self.tell(was, to, cause);
+    fn turn(&self, change: Change, cause: Option<Cause>) {
+        if let Some((was, now)) = self.change_condition(change) {
+            self.tell(was, now, cause);
         }
     }
 
@@ -489,13 +490,13 @@ impl Ctrl<'_> {
 
     /// Says that the device is absent.
     fn leave(&self) {
-        let Some(was) = self.change_condition(Condition::Absent) else {
+        let Some((was, now)) = self.change_condition(Change::Vanished) else {
             return;
         };
         self.tally.absent();
         // There is nobody to be waited for.
         let _ = self.shut(Stop::Disable);
-        self.tell(was, Condition::Absent, None);
+        self.tell(was, now, None);
         if was != Condition::Dead {
             dev_warn!(self.dev(), "device does not answer any more\n");
         }
@@ -504,14 +505,14 @@ impl Ctrl<'_> {
 
     /// Cuts a device off from memory that may not be reset.
     fn cut(&self, cause: Cause) {
-        let Some(was) = self.change_condition(Condition::Dead) else {
+        let Some((was, now)) = self.change_condition(Change::CutOff) else {
             return;
         };
         self.tally.cut();
         self.silence();
         self.enabled.clear_master();
         self.evict();
-        self.tell(was, Condition::Dead, Some(cause));
+        self.tell(was, now, Some(cause));
         dev_err!(self.dev(), "{cause}: cut off, as resets are disabled\n");
         self.recovery().fail_requests();
     }
@@ -534,9 +535,9 @@ impl Ctrl<'_> {
         // Those who look at registers now are done, and the others see the hold.
         drop(self.looked.lock());
         self.take_token();
-        if let Some(was) = self.change_condition(Condition::Recovering) {
+        if let Some((was, now)) = self.change_condition(Change::Held) {
             let _ = self.shut(Stop::Disable);
-            self.tell(was, Condition::Recovering, None);
+            self.tell(was, now, None);
         }
         self.give_token();
     }
@@ -557,7 +558,7 @@ impl Ctrl<'_> {
 
     /// Turns users away for good, and flushes the sessions of those who had one.
     pub(crate) fn retire(&self) {
-        self.set_condition(Condition::Gone);
+        self.change_condition(Change::Leaving);
         self.recovery().fail_requests();
         if !self.is_held() && self.registers.health() == Health::Good {
             self.flush_all();
@@ -567,7 +568,7 @@ impl Ctrl<'_> {
     /// Stops the device for good and ends what is under way, without a result. May be called more
     /// than once. Returns whether the device is known not to access memory any more.
     pub(crate) fn stop(&self) -> bool {
-        self.set_condition(Condition::Gone);
+        self.change_condition(Change::Leaving);
         self.recovery().fail_requests();
         self.take_token();
         let mut safe = self.shut(Stop::Disable).is_ok();
