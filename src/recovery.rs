@@ -258,6 +258,17 @@ impl Situation {
             },
         }
     }
+
+    /// Returns whether the worker is to look again at once. Nothing counts that it would leave as
+    /// it is, or it would never end.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        match self.condition {
+            // What could not be flushed now need not be tried at once.
+            Condition::Running => !matches!(self.decide(), Action::Nothing | Action::Flush),
+            Condition::Recovering => false,
+            Condition::Dead | Condition::Absent | Condition::Gone => self.asked.is_some(),
+        }
+    }
 }
 
 /// What became of a request.
@@ -515,16 +526,6 @@ mod tests {
         Condition::Gone,
     ];
 
-    const GOOD: Situation = Situation {
-        condition: Condition::Running,
-        health: Health::Good,
-        overdue: false,
-        asked: None,
-        retry: false,
-        sessions: false,
-        may_reset: true,
-    };
-
     const HEALTHS: [Health; 4] = [
         Health::Good,
         Health::NotReady,
@@ -586,54 +587,6 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_without_need() {
-        assert_eq!(GOOD.decide(), Action::Nothing);
-        let retry = Situation {
-            retry: true,
-            ..GOOD
-        };
-        assert_eq!(retry.decide(), Action::Nothing);
-    }
-
-    #[test]
-    fn nobody_touches_what_is_recovering_or_gone() {
-        for condition in [Condition::Recovering, Condition::Gone] {
-            each(condition, |situation| {
-                assert_eq!(situation.decide(), Action::Nothing);
-            });
-        }
-    }
-
-    #[test]
-    fn what_is_found_first_counts() {
-        let all = Situation {
-            overdue: true,
-            asked: Some(Stop::Reset),
-            sessions: true,
-            ..GOOD
-        };
-        let cases = [
-            (Health::Absent, Action::Leave),
-            (Health::Fault, Action::Reset(Stop::Disable, Cause::Fault)),
-            (
-                Health::NotReady,
-                Action::Reset(Stop::Disable, Cause::ReadyLost),
-            ),
-            (Health::Good, Action::Reset(Stop::Reset, Cause::Asked)),
-        ];
-        for (health, action) in cases {
-            assert_eq!(Situation { health, ..all }.decide(), action);
-        }
-        let unasked = Situation { asked: None, ..all };
-        assert_eq!(unasked.decide(), Action::Abort);
-        let in_time = Situation {
-            overdue: false,
-            ..unasked
-        };
-        assert_eq!(in_time.decide(), Action::Flush);
-    }
-
-    #[test]
     fn what_may_not_be_reset_never_is() {
         for condition in [Condition::Running, Condition::Dead, Condition::Absent] {
             each(condition, |situation| {
@@ -647,32 +600,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn dead_waits_for_its_time() {
-        each(Condition::Dead, |situation| {
-            let action = match situation.health {
-                Health::Absent => Action::Leave,
-                _ if situation.retry && situation.may_reset => {
-                    Action::Reset(Stop::Disable, Cause::Retry)
-                }
-                _ => Action::Nothing,
-            };
-            assert_eq!(situation.decide(), action);
-        });
-    }
-
-    #[test]
-    fn absent_comes_back() {
-        each(Condition::Absent, |situation| {
-            let action = match (situation.health, situation.may_reset) {
-                (Health::Absent, _) => Action::Nothing,
-                (_, true) => Action::Reset(Stop::Disable, Cause::Returned),
-                (_, false) => Action::Cut(Cause::Returned),
-            };
-            assert_eq!(situation.decide(), action);
-        });
-    }
-
     // Words that stand for nothing are the least that can be hoped for.
     #[test]
     fn other_words_are_the_worst() {
@@ -680,36 +607,6 @@ mod tests {
             assert_eq!(Condition::from(word), Condition::Gone);
             assert_eq!(Outcome::from(word), Outcome::Refused);
         }
-    }
-
-    // Documentation/recovery.rst 3 and 4.
-    #[test]
-    fn running_is_decided_as_documented() {
-        each(Condition::Running, |situation| {
-            let reset = |cause| match situation.may_reset {
-                true => Action::Reset(Stop::Disable, cause),
-                false => Action::Cut(cause),
-            };
-            let action = if situation.health == Health::Absent {
-                Action::Leave
-            } else if situation.health == Health::Fault {
-                reset(Cause::Fault)
-            } else if situation.health == Health::NotReady {
-                reset(Cause::ReadyLost)
-            } else if let Some(how) = situation.asked {
-                match situation.may_reset {
-                    true => Action::Reset(how, Cause::Asked),
-                    false => Action::Refuse,
-                }
-            } else if situation.overdue {
-                Action::Abort
-            } else if situation.sessions {
-                Action::Flush
-            } else {
-                Action::Nothing
-            };
-            assert_eq!(situation.decide(), action);
-        });
     }
 
     // Documentation/recovery.rst 2: in the order of `CONDITIONS`.
@@ -756,6 +653,117 @@ mod tests {
                 };
                 assert_eq!(condition.after(change), Some(after));
             });
+        }
+    }
+
+    // Documentation/recovery.rst 2 to 4. Each row is for all that its columns have.
+    #[test]
+    fn situations_are_decided_by_the_table() {
+        /// Health; whether a reset is allowed, who asks for one, whether a command is overdue,
+        /// sessions may be left over, the back-off is over; what is done.
+        type Row = (
+            &'static [Health],
+            &'static [bool],
+            &'static [Option<Stop>],
+            &'static [bool],
+            &'static [bool],
+            &'static [bool],
+            Action,
+        );
+        const GONE: &[Health] = &[Health::Absent];
+        const FAULT: &[Health] = &[Health::Fault];
+        const STOPPED: &[Health] = &[Health::NotReady];
+        const GOOD: &[Health] = &[Health::Good];
+        const THERE: &[Health] = &[Health::Good, Health::NotReady, Health::Fault];
+        const ALL: &[Health] = &HEALTHS;
+        const Y: &[bool] = &[true];
+        const N: &[bool] = &[false];
+        const YN: &[bool] = &[true, false];
+        const NOBODY: &[Option<Stop>] = &[None];
+        const DISABLE: &[Option<Stop>] = &[Some(Stop::Disable)];
+        const NSSR: &[Option<Stop>] = &[Some(Stop::Reset)];
+        const EITHER: &[Option<Stop>] = &[Some(Stop::Disable), Some(Stop::Reset)];
+        const ANY: &[Option<Stop>] = &[None, Some(Stop::Disable), Some(Stop::Reset)];
+        const RESET: Action = Action::Reset(Stop::Reset, Cause::Asked);
+        const fn disable(cause: Cause) -> Action {
+            Action::Reset(Stop::Disable, cause)
+        }
+        const RUNNING: &[Row] = &[
+            (GONE, YN, ANY, YN, YN, YN, Action::Leave),
+            (FAULT, Y, ANY, YN, YN, YN, disable(Cause::Fault)),
+            (FAULT, N, ANY, YN, YN, YN, Action::Cut(Cause::Fault)),
+            (STOPPED, Y, ANY, YN, YN, YN, disable(Cause::ReadyLost)),
+            (STOPPED, N, ANY, YN, YN, YN, Action::Cut(Cause::ReadyLost)),
+            (GOOD, Y, DISABLE, YN, YN, YN, disable(Cause::Asked)),
+            (GOOD, Y, NSSR, YN, YN, YN, RESET),
+            (GOOD, N, EITHER, YN, YN, YN, Action::Refuse),
+            (GOOD, YN, NOBODY, Y, YN, YN, Action::Abort),
+            (GOOD, YN, NOBODY, N, Y, YN, Action::Flush),
+            (GOOD, YN, NOBODY, N, N, YN, Action::Nothing),
+        ];
+        const DEAD: &[Row] = &[
+            (GONE, YN, ANY, YN, YN, YN, Action::Leave),
+            (THERE, Y, ANY, YN, YN, Y, disable(Cause::Retry)),
+            (THERE, Y, ANY, YN, YN, N, Action::Nothing),
+            (THERE, N, ANY, YN, YN, YN, Action::Nothing),
+        ];
+        const ABSENT: &[Row] = &[
+            (GONE, YN, ANY, YN, YN, YN, Action::Nothing),
+            (THERE, Y, ANY, YN, YN, YN, disable(Cause::Returned)),
+            (THERE, N, ANY, YN, YN, YN, Action::Cut(Cause::Returned)),
+        ];
+        const NOTHING: &[Row] = &[(ALL, YN, ANY, YN, YN, YN, Action::Nothing)];
+        for (condition, table) in CONDITIONS
+            .into_iter()
+            .zip([RUNNING, NOTHING, DEAD, ABSENT, NOTHING])
+        {
+            each(condition, |situation| {
+                let mut rows = table
+                    .iter()
+                    .filter(|(health, may, asked, late, left, over, _)| {
+                        health.contains(&situation.health)
+                            && may.contains(&situation.may_reset)
+                            && asked.contains(&situation.asked)
+                            && late.contains(&situation.overdue)
+                            && left.contains(&situation.sessions)
+                            && over.contains(&situation.retry)
+                    });
+                assert_eq!(rows.next().map(|row| row.6), Some(situation.decide()));
+                assert!(rows.next().is_none());
+            });
+        }
+    }
+
+    #[test]
+    fn the_worker_looks_again_for_what_it_acts_on() {
+        const ASKED: Option<Stop> = Some(Stop::Disable);
+        // Who asks, whether a command is overdue, sessions may be left over; whether it looks.
+        const CASES: [(Condition, Option<Stop>, bool, bool, bool); 11] = [
+            (Condition::Running, None, false, false, false),
+            (Condition::Running, None, false, true, false),
+            (Condition::Running, None, true, false, true),
+            (Condition::Running, ASKED, false, false, true),
+            (Condition::Recovering, ASKED, true, true, false),
+            (Condition::Dead, None, true, true, false),
+            (Condition::Dead, ASKED, false, false, true),
+            (Condition::Absent, None, true, true, false),
+            (Condition::Absent, ASKED, false, false, true),
+            (Condition::Gone, None, true, true, false),
+            (Condition::Gone, ASKED, false, false, true),
+        ];
+        for (condition, asked, overdue, sessions, again) in CASES {
+            for (retry, may_reset) in [(false, false), (false, true), (true, false), (true, true)] {
+                let situation = Situation {
+                    condition,
+                    health: Health::Good,
+                    overdue,
+                    asked,
+                    retry,
+                    sessions,
+                    may_reset,
+                };
+                assert_eq!(situation.is_unfinished(), again);
+            }
         }
     }
 

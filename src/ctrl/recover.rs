@@ -208,20 +208,9 @@ impl Ctrl<'_> {
         if self.is_held() {
             return;
         }
-        // Nothing that the worker would leave as it is, or the two would never end.
-        let again = match self.condition() {
-            Condition::Running => {
-                let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
-                let situation = self.situation(Health::Good, overdue);
-                // What could not be flushed now need not be tried at once.
-                !matches!(situation.decide(), Action::Nothing | Action::Flush)
-            }
-            Condition::Recovering => false,
-            Condition::Dead | Condition::Absent | Condition::Gone => {
-                self.recovery().asked().is_some()
-            }
-        };
-        if again {
+        let overdue = self.condition() == Condition::Running
+            && (self.has_overdue(&self.hsm) || self.has_overdue(&self.aes));
+        if self.situation(Health::Good, overdue).is_unfinished() {
             self.recovery().act();
         }
     }
