@@ -82,7 +82,10 @@ mod recover;
 mod sessions;
 mod tally;
 
-use recover::History;
+use recover::{
+    History,
+    Holds, //
+};
 use tally::Tally;
 
 /// The family of controllers, for [`crate::sys::gate::Gate`].
@@ -160,8 +163,8 @@ pub(crate) struct Ctrl<'bound> {
     condition: Atomic<u32>,
     // Has a signal while nobody stops, starts or resets the device.
     token: Pin<KBox<Event>>,
-    // Why the device must not be touched: bits of `Hold`.
-    holds: Atomic<u32>,
+    // Why the device must not be touched.
+    holds: Holds,
     // When the monitor looked last; locked while it looks.
     looked: Pin<KBox<Mutex<Instant<Monotonic>>>>,
     history: Pin<KBox<Mutex<History>>>,
@@ -171,9 +174,8 @@ pub(crate) struct Ctrl<'bound> {
     flush_refusals: Atomic<u32>,
     // Whether the device did not answer when it was last told to flush one.
     flush_stalled: Atomic<bool>,
-    // Time until the next attempt at a dead controller, and until the one after that.
+    // Time until the next attempt at a dead controller.
     retry_in_ms: Atomic<u32>,
-    back_off_ms: Atomic<u32>,
     tally: Tally,
     // Has a signal while nobody flushes sessions.
     flushing: Pin<KBox<Event>>,
@@ -222,14 +224,13 @@ impl<'bound> Ctrl<'bound> {
             is_physical,
             may_reset: !is_physical || params::may_reset_physical(),
             token: KBox::pin_init(Event::new(), GFP_KERNEL)?,
-            holds: Atomic::new(0),
-            history: KBox::pin_init(new_mutex!(History::default(), "azihsm_history"), GFP_KERNEL)?,
+            holds: Holds::new(),
+            history: KBox::pin_init(new_mutex!(History::new(), "azihsm_history"), GFP_KERNEL)?,
             flush_failures: Atomic::new(0),
             flush_refusals: Atomic::new(0),
             flush_stalled: Atomic::new(false),
             looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),
-            back_off_ms: Atomic::new(recover::FIRST_BACK_OFF_MS),
             tally: Tally::new(),
             flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,
             administering: KBox::pin_init(Event::new(), GFP_KERNEL)?,

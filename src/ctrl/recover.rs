@@ -8,6 +8,7 @@ use kernel::{
     prelude::*,
     sync::atomic::{
         Acquire,
+        Atomic,
         Full,
         Relaxed, //
     },
@@ -61,7 +62,7 @@ const MAX_ABORTS: u32 = 5;
 const SLICE: Jiffies = 16;
 
 /// Time before the first attempt at a dead controller, and the longest one.
-pub(super) const FIRST_BACK_OFF_MS: u32 = 1_000;
+const FIRST_BACK_OFF_MS: u32 = 1_000;
 const MAX_BACK_OFF_MS: u32 = 64_000;
 
 /// How long a device must have worked for the next fault to be a new one.
@@ -78,31 +79,87 @@ const MAX_DEFERRALS: u32 = 2;
 const FORGOTTEN: Delta = Delta::from_secs(120);
 
 /// What counts in deciding how patient to be with the device.
-#[derive(Default)]
 pub(super) struct History {
     /// When it was last reset without being asked.
     reset: Option<Instant<Monotonic>>,
     /// When it was last let off for being busy with itself, and how often in a row.
     deferred: Option<Instant<Monotonic>>,
     deferrals: u32,
+    /// How long it will be left alone if it cannot be started now.
+    back_off_ms: u32,
 }
 
 impl History {
-    /// Notes a reset. Returns whether the device has worked well before it.
-    fn reset(&mut self) -> bool {
-        let calm = self.reset.is_none_or(|last| last.elapsed() > CALM);
-        self.reset = Some(Instant::now());
-        calm
+    pub(super) fn new() -> Self {
+        Self {
+            reset: None,
+            deferred: None,
+            deferrals: 0,
+            back_off_ms: FIRST_BACK_OFF_MS,
+        }
+    }
+
+    /// Notes a reset. Returns whether it is too soon after the last one to start the device again.
+    fn reset(&mut self, cause: Cause, now: Instant<Monotonic>) -> bool {
+        let too_soon = match cause {
+            Cause::Asked | Cause::Retry | Cause::Resumed => false,
+            _ => {
+                let last = self.reset.replace(now);
+                last.is_some_and(|last| now - last <= CALM)
+            }
+        };
+        if !too_soon && cause != Cause::Retry {
+            self.back_off_ms = FIRST_BACK_OFF_MS;
+        }
+        too_soon
+    }
+
+    /// Returns how long to leave the device alone, in milliseconds; it will be longer the next time.
+    fn back_off(&mut self) -> u32 {
+        let ms = self.back_off_ms;
+        self.back_off_ms = ms.saturating_mul(2).min(MAX_BACK_OFF_MS);
+        ms
     }
 
     /// Returns whether to let the device off once more, and notes it.
-    fn defer(&mut self) -> bool {
-        if self.deferred.is_none_or(|last| last.elapsed() > FORGOTTEN) {
+    fn defer(&mut self, now: Instant<Monotonic>) -> bool {
+        if self.deferred.is_none_or(|last| now - last > FORGOTTEN) {
             self.deferrals = 0;
         }
         self.deferrals += 1;
-        self.deferred = Some(Instant::now());
+        self.deferred = Some(now);
         self.deferrals <= MAX_DEFERRALS
+    }
+}
+
+/// Why the device must not be touched: bits of [`Hold`].
+pub(super) struct Holds(Atomic<u32>);
+
+impl Holds {
+    pub(super) fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    fn add(&self, reason: Hold) {
+        // CAST: The discriminants are bits of the word.
+        self.change(|holds| holds | reason as u32);
+    }
+
+    fn remove(&self, reason: Hold) {
+        // CAST: As above.
+        self.change(|holds| holds & !(reason as u32));
+    }
+
+    fn change(&self, change: impl Fn(u32) -> u32) {
+        let mut holds = self.0.load(Relaxed);
+        while let Err(now) = self.0.cmpxchg(holds, change(holds), Full) {
+            holds = now;
+        }
+    }
+
+    /// Returns whether there is a reason.
+    fn any(&self) -> bool {
+        self.0.load(Acquire) != 0
     }
 }
 
@@ -236,7 +293,7 @@ impl Ctrl<'_> {
             self.count_overdue();
             return self.reset_unasked(Cause::Unresponsive);
         }
-        if asked.elapsed() > PROMPT && self.history.lock().defer() {
+        if asked.elapsed() > PROMPT && self.history.lock().defer(Instant::now()) {
             // It was busy with itself, and has not forgotten the commands.
             self.forgive(&self.hsm);
             self.forgive(&self.aes);
@@ -365,13 +422,7 @@ impl Ctrl<'_> {
         trace::reset(self.device(), cause as u32);
         // Requests that come from now on may want what they did until then to be forgotten.
         let requests = self.recovery().take_requests(how);
-        let too_soon = match cause {
-            Cause::Asked | Cause::Retry | Cause::Resumed => false,
-            _ => !self.history.lock().reset(),
-        };
-        if !too_soon && cause != Cause::Retry {
-            self.back_off_ms.store(FIRST_BACK_OFF_MS, Relaxed);
-        }
+        let too_soon = self.history.lock().reset(cause, began);
         // What it should have been disabled by may never have reached its firmware.
         let how = match cause {
             Cause::Retry => Stop::Reset,
@@ -440,10 +491,8 @@ impl Ctrl<'_> {
 
     /// Leaves the device dead until the next attempt.
     fn retry_later(&self, cause: Cause) {
-        let back_off = self.back_off_ms.load(Relaxed);
+        let back_off = self.history.lock().back_off();
         self.retry_in_ms.store(back_off, Relaxed);
-        self.back_off_ms
-            .store(back_off.saturating_mul(2).min(MAX_BACK_OFF_MS), Relaxed);
         self.turn(Change::Failed, Some(cause));
     }
 
@@ -519,8 +568,7 @@ impl Ctrl<'_> {
     /// Stops the device, before somebody else resets it or takes its power. Until [`Self::resume`]
     /// for all reasons there were nobody touches it, unless to stop it for good.
     pub(crate) fn pause(&self, reason: Hold) {
-        // CAST: The discriminants are bits of the word.
-        self.change_holds(|holds| holds | reason as u32);
+        self.holds.add(reason);
         // Those who look at registers now are done, and the others see the hold.
         drop(self.looked.lock());
         self.take_token();
@@ -534,8 +582,7 @@ impl Ctrl<'_> {
     /// Starts the device, if the reason for [`Self::pause`] was the last one.
     pub(crate) fn resume(&self, reason: Hold) {
         self.take_token();
-        // CAST: As above.
-        self.change_holds(|holds| holds & !(reason as u32));
+        self.holds.remove(reason);
         if !self.is_held() && self.condition() == Condition::Recovering {
             // It may have been without power, and cannot be asked.
             self.orphans().begin_era();
@@ -583,14 +630,123 @@ impl Ctrl<'_> {
         }
     }
 
-    fn change_holds(&self, change: impl Fn(u32) -> u32) {
-        let mut holds = self.holds.load(Relaxed);
-        while let Err(now) = self.holds.cmpxchg(holds, change(holds), Full) {
-            holds = now;
+    fn is_held(&self) -> bool {
+        self.holds.any()
+    }
+}
+
+#[kunit_tests(azihsm_ctrl_recover)]
+mod tests {
+    use super::*;
+
+    // Documentation/recovery.rst 2: within 10 s of the last reset that nobody asked for.
+    #[test]
+    fn a_fault_comes_too_soon_or_not() {
+        const CASES: [(i64, Cause, bool); 9] = [
+            (0, Cause::Fault, false),
+            (10, Cause::ReadyLost, true),
+            (21, Cause::Unresponsive, false),
+            (22, Cause::Asked, false),
+            (23, Cause::Resumed, false),
+            (31, Cause::Returned, true),
+            (32, Cause::Asked, false),
+            (41, Cause::Fault, true),
+            (52, Cause::Returned, false),
+        ];
+        let begin = Instant::now();
+        let mut history = History::new();
+        for (seconds, cause, too_soon) in CASES {
+            let now = begin + Delta::from_secs(seconds);
+            assert_eq!(history.reset(cause, now), too_soon);
         }
     }
 
-    fn is_held(&self) -> bool {
-        self.holds.load(Acquire) != 0
+    #[test]
+    fn a_retry_is_never_too_soon() {
+        let now = Instant::now();
+        let mut history = History::new();
+        assert!(!history.reset(Cause::Fault, now));
+        assert!(history.reset(Cause::Fault, now));
+        assert!(!history.reset(Cause::Retry, now));
+    }
+
+    #[test]
+    fn back_off_doubles_to_64_s() {
+        let mut history = History::new();
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
+            assert_eq!(history.back_off(), seconds * 1_000);
+        }
+    }
+
+    #[test]
+    fn back_off_begins_anew_unless_it_was_of_no_use() {
+        // The cause of another reset, seconds after the last fault, and the back-off after it.
+        const CASES: [(Cause, i64, u32); 8] = [
+            (Cause::Retry, 1, 4_000),
+            (Cause::Retry, 60, 4_000),
+            (Cause::Fault, 10, 4_000),
+            (Cause::Fault, 11, 1_000),
+            (Cause::Unresponsive, 1, 4_000),
+            (Cause::Returned, 60, 1_000),
+            (Cause::Asked, 1, 1_000),
+            (Cause::Resumed, 1, 1_000),
+        ];
+        let begin = Instant::now();
+        for (cause, seconds, back_off_ms) in CASES {
+            let mut history = History::new();
+            history.reset(Cause::Fault, begin);
+            history.back_off();
+            history.back_off();
+            history.reset(cause, begin + Delta::from_secs(seconds));
+            assert_eq!(history.back_off(), back_off_ms);
+        }
+    }
+
+    // Documentation/recovery.rst 3.1: at most twice in a row, which ends after two minutes.
+    #[test]
+    fn a_busy_device_is_let_off_twice() {
+        const CASES: [(i64, bool); 9] = [
+            (0, true),
+            (120, true),
+            (121, false),
+            (241, false),
+            (362, true),
+            (363, true),
+            (364, false),
+            (485, true),
+            (486, true),
+        ];
+        let begin = Instant::now();
+        let mut history = History::new();
+        for (seconds, let_off) in CASES {
+            assert_eq!(history.defer(begin + Delta::from_secs(seconds)), let_off);
+        }
+    }
+
+    #[test]
+    fn each_reason_holds_until_it_is_removed() {
+        const ADD: fn(&Holds, Hold) = Holds::add;
+        const REMOVE: fn(&Holds, Hold) = Holds::remove;
+        type Case = (fn(&Holds, Hold), Hold, bool);
+        const CASES: [Case; 12] = [
+            (ADD, Hold::FunctionReset, true),
+            (REMOVE, Hold::FunctionReset, false),
+            (ADD, Hold::LinkError, true),
+            (ADD, Hold::Sleep, true),
+            (REMOVE, Hold::FunctionReset, true),
+            (REMOVE, Hold::LinkError, true),
+            (REMOVE, Hold::LinkError, true),
+            (ADD, Hold::FunctionReset, true),
+            (REMOVE, Hold::Sleep, true),
+            (ADD, Hold::FunctionReset, true),
+            (REMOVE, Hold::FunctionReset, false),
+            (REMOVE, Hold::Sleep, false),
+        ];
+        let holds = Holds::new();
+        assert!(!holds.any());
+        for (change, reason, any) in CASES {
+            change(&holds, reason);
+            assert_eq!(holds.any(), any);
+        }
     }
 }
