@@ -24,11 +24,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::{
-        Delta,
-        Instant,
-        Monotonic, //
-    },
+    time::Delta,
     types::ForLt, //
 };
 
@@ -84,7 +80,8 @@ mod tally;
 
 use recover::{
     History,
-    Holds, //
+    Holds,
+    Looked, //
 };
 use tally::Tally;
 
@@ -165,8 +162,8 @@ pub(crate) struct Ctrl<'bound> {
     token: Pin<KBox<Event>>,
     // Why the device must not be touched.
     holds: Holds,
-    // When the monitor looked last; locked while it looks.
-    looked: Pin<KBox<Mutex<Instant<Monotonic>>>>,
+    // What the monitor saw last; locked while it looks.
+    looked: Pin<KBox<Mutex<Looked>>>,
     history: Pin<KBox<Mutex<History>>>,
     // How often in a row sessions that nobody has could not be flushed.
     flush_failures: Atomic<u32>,
@@ -229,7 +226,7 @@ impl<'bound> Ctrl<'bound> {
             flush_failures: Atomic::new(0),
             flush_refusals: Atomic::new(0),
             flush_stalled: Atomic::new(false),
-            looked: KBox::pin_init(new_mutex!(Instant::now(), "azihsm_looked"), GFP_KERNEL)?,
+            looked: KBox::pin_init(new_mutex!(Looked::new(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),
             tally: Tally::new(),
             flushing: KBox::pin_init(Event::new(), GFP_KERNEL)?,

@@ -524,6 +524,11 @@ impl<C: Class> QueuePair<C> {
         self.pair.desert(start);
     }
 
+    /// Takes [`Self::desert`] back.
+    pub(crate) fn recall(&self) {
+        self.pair.recall();
+    }
+
     /// Tells all waiters of a queue that is silent to leave, and their slots with the device.
     pub(crate) fn evict(&self) {
         self.pair.evict(self.slots.iter().map(|slot| &**slot));

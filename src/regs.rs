@@ -282,6 +282,12 @@ impl<'bound> Registers<'bound> {
         Health::from(self.bar.read(CSTS))
     }
 
+    /// Returns whether the controller is ready, with a fault or without.
+    pub(crate) fn is_ready(&self) -> bool {
+        let csts = self.bar.read(CSTS);
+        csts.into_raw() != ALL_ONES && csts.rdy()
+    }
+
     /// Returns how long the controller may take to become ready, or to stop (2.8.5).
     ///
     /// # Errors

@@ -132,6 +132,21 @@ impl History {
     }
 }
 
+/// What the monitor saw when it looked last.
+pub(super) struct Looked {
+    at: Instant<Monotonic>,
+    was_good: bool,
+}
+
+impl Looked {
+    pub(super) fn new() -> Self {
+        Self {
+            at: Instant::now(),
+            was_good: true,
+        }
+    }
+}
+
 /// Why the device must not be touched: bits of [`Hold`].
 pub(super) struct Holds(Atomic<u32>);
 
@@ -181,8 +196,8 @@ impl Ctrl<'_> {
             return false;
         }
         let now = Instant::<Monotonic>::now();
-        let passed_ms = u32::try_from((now - *looked).as_millis()).unwrap_or(u32::MAX);
-        *looked = now;
+        let passed_ms = u32::try_from((now - looked.at).as_millis()).unwrap_or(u32::MAX);
+        looked.at = now;
 
         let retry_in = self.retry_in_ms.load(Relaxed);
         self.retry_in_ms
@@ -192,17 +207,21 @@ impl Ctrl<'_> {
         let admin = self.admin.queues().first();
         let start = admin.map(QueuePair::start);
         let health = self.registers.health();
-        if let (Some(admin), Some(start)) = (admin, start) {
+        // A read may be lost, which says nothing of the device.
+        if let (Some(admin), Some(start), false) = (admin, start, looked.was_good) {
             if health != Health::Good {
                 admin.desert(start);
             }
         }
+        looked.was_good = health == Health::Good;
         let overdue = watch(self, &self.hsm, passed_ms);
         let overdue = watch(self, &self.aes, passed_ms) || overdue;
         if !self.orphans().is_empty() && self.condition() == Condition::Running {
             self.orphans().flush_soon();
         }
-        self.situation(health, overdue).decide() != Action::Nothing
+        // One that is back may not answer before its configuration is.
+        let back = self.condition() == Condition::Absent && self.enabled.has_lost_configuration();
+        back || self.situation(health, overdue).decide() != Action::Nothing
     }
 
     /// Returns whether no command of a user is under way.
@@ -247,8 +266,16 @@ impl Ctrl<'_> {
         if self.is_leaving() {
             return;
         }
+        if self.condition() == Condition::Absent {
+            // If it is back it may not answer before that.
+            self.enabled.restore();
+        }
         let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
-        match self.situation(self.registers.health(), overdue).decide() {
+        let health = self.registers.health();
+        if (self.condition(), health) == (Condition::Running, Health::Good) {
+            self.recall();
+        }
+        match self.situation(health, overdue).decide() {
             Action::Nothing => {}
             Action::Abort => self.abort_overdue(),
             Action::Reset(how, cause) => self.reset(how, cause),
@@ -332,6 +359,13 @@ impl Ctrl<'_> {
             if self.is_overdue(queue) {
                 queue.drain(&self.doorbells);
             }
+        }
+    }
+
+    /// Has the administrative queue used again, if it was left for a device that is well after all.
+    fn recall(&self) {
+        for admin in self.admin.queues() {
+            admin.recall();
         }
     }
 
@@ -429,14 +463,13 @@ impl Ctrl<'_> {
             _ => how,
         };
 
-        if cause == Cause::Returned {
-            // It may have been without power.
-            self.enabled.restore();
-        }
+        // Its owner may have taken its resources away, or its power, and with them its sessions; of
+        // one that was stopped before nobody knows.
+        let emptied =
+            matches!(cause, Cause::Returned | Cause::Resumed) || !self.registers.is_ready();
         let stopped = self.shut(how);
         self.tell(was, now, Some(cause));
-        if matches!(cause, Cause::Returned | Cause::ReadyLost) {
-            // Its owner has taken its resources away, and with them its sessions.
+        if emptied {
             self.orphans().begin_era();
         }
         // CAST: A duration; the cause as above.
@@ -584,8 +617,6 @@ impl Ctrl<'_> {
         self.take_token();
         self.holds.remove(reason);
         if !self.is_held() && self.condition() == Condition::Recovering {
-            // It may have been without power, and cannot be asked.
-            self.orphans().begin_era();
             self.reset(Stop::Disable, Cause::Resumed);
         }
         self.give_token();

@@ -38,6 +38,9 @@ pub(crate) const ANY_ERA: u32 = 0;
 /// The era of a queue that is new.
 pub(crate) const FIRST_ERA: u32 = ANY_ERA + 1;
 
+/// A number that a start of a queue does not have, before it was started for the 2^32nd time.
+const NO_START: u32 = 0;
+
 /// What a queue pair does to the world around it. None of it may sleep.
 pub(crate) trait World {
     /// What is around a slot.
@@ -162,8 +165,8 @@ impl QueuePair {
             // CAST: The discriminants are those of the words.
             mode: Atomic::new(Mode::Open as u32),
             ending: Atomic::new(Ending::Nothing as u32),
-            starts: Atomic::new(1),
-            deserted: Atomic::new(0),
+            starts: Atomic::new(NO_START + 1),
+            deserted: Atomic::new(NO_START),
             era: Atomic::new(FIRST_ERA),
             eras: list(count, |_| Atomic::new(ANY_ERA))?,
             serials: list(count, |_| Atomic::new(0))?,
@@ -594,6 +597,11 @@ impl QueuePair {
     /// opened again since [`Self::start`] was `start`. Fully ordered, though nothing needs that.
     pub(crate) fn desert(&self, start: u32) {
         self.deserted.xchg(start, Full);
+    }
+
+    /// Takes [`Self::desert`] back.
+    pub(crate) fn recall(&self) {
+        self.deserted.xchg(NO_START, Full);
     }
 
     /// Tells all waiters of a queue that is silent to leave, and their slots with the device.

@@ -80,8 +80,14 @@ impl<'bound> Enabled<'bound> {
     }
 
     /// Makes the configuration what it was when the driver was bound, if the function has lost it.
-    /// Returns whether it had.
-    pub(crate) fn restore(&self) -> bool {
+    pub(crate) fn restore(&self) {
+        if self.has_lost_configuration() {
+            restore_state(self.as_raw());
+        }
+    }
+
+    /// Returns whether the function answers, but has lost its configuration.
+    pub(crate) fn has_lost_configuration(&self) -> bool {
         let mut command = 0;
 
         // SAFETY: The function is valid.
@@ -93,11 +99,7 @@ impl<'bound> Enabled<'bound> {
             )
         };
         // CAST: A bit of the word.
-        let lost = command & bindings::PCI_COMMAND_MEMORY as u16 == 0;
-        if lost {
-            restore_state(self.as_raw());
-        }
-        lost
+        command & bindings::PCI_COMMAND_MEMORY as u16 == 0
     }
 
     /// Switches bus mastering on.

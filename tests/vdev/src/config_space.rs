@@ -34,6 +34,7 @@ const BAR_INDEX_MSIX: u32 = 4;
 const EXPRESS: usize = 0x40;
 const MSIX: usize = 0x80;
 
+const COMMAND_MEMORY: u8 = 1 << 1;
 const COMMAND_MASTER: u8 = 1 << 2;
 const DEVCTL: usize = EXPRESS + 8;
 const DEVCTL_FLR: u8 = 1 << 7;
@@ -143,6 +144,11 @@ impl ConfigSpace {
             }
         }
         effect
+    }
+
+    /// Whether the function answers accesses to its BARs.
+    pub fn memory(&self) -> bool {
+        self.data[COMMAND] & COMMAND_MEMORY != 0
     }
 
     /// Whether the function may use DMA and send interrupts.

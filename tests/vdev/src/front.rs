@@ -71,6 +71,8 @@ struct State {
     gone: bool,
     /// The bus does not reach the device, which works on.
     unreachable: bool,
+    /// How many reads of registers the bus does not answer.
+    lost_reads: u32,
     /// What was written to the command register meanwhile.  QEMU keeps a copy of
     /// it, which interrupts depend on, and the two must be the same again.
     unreached: Vec<(u64, Vec<u8>)>,
@@ -88,6 +90,11 @@ impl State {
     /// Whether accesses have no effect, and reads see ones.
     fn is_silent(&self) -> bool {
         self.gone || self.unreachable
+    }
+
+    /// Whether BARs answer.
+    fn has_memory(&self) -> bool {
+        !self.is_silent() && self.config.memory()
     }
 }
 
@@ -119,6 +126,7 @@ impl Front {
                 counters: AccessCounters::default(),
                 gone: false,
                 unreachable: false,
+                lost_reads: 0,
                 unreached: Vec::new(),
                 cut_off: false,
                 stopped_by_host: true,
@@ -175,11 +183,16 @@ impl Front {
     pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) {
         let mut state = self.lock();
         if bar == 4 {
-            data.fill(if state.is_silent() { 0xff } else { 0 });
+            data.fill(if state.has_memory() { 0 } else { 0xff });
             return;
         }
         state.counters.reads += 1;
-        if state.is_silent() {
+        if !state.has_memory() {
+            data.fill(0xff);
+            return;
+        }
+        if bar == 0 && state.lost_reads > 0 {
+            state.lost_reads -= 1;
             data.fill(0xff);
             return;
         }
@@ -200,7 +213,7 @@ impl Front {
             return;
         }
         state.counters.writes += 1;
-        if state.is_silent() {
+        if !state.has_memory() {
             return;
         }
         match bar {
@@ -430,6 +443,11 @@ impl Front {
     /// Lets the device disappear from the bus, or come back.
     pub fn set_gone(&self, gone: bool) {
         self.lock().gone = gone;
+    }
+
+    /// Lets the bus not answer the next `count` reads of registers.
+    pub fn lose_reads(&self, count: u32) {
+        self.lock().lost_reads = count;
     }
 
     /// Lets the bus not reach the device, or reach it again.

@@ -170,6 +170,11 @@ pub enum Incident {
         #[serde(default = "yes")]
         on: bool,
     },
+    /// The bus does not answer some reads of registers: ones are seen.
+    LostReads {
+        /// How many.
+        count: u32,
+    },
     /// The physical function changes this function's resource count, which
     /// disables it first.
     ForceDisable {

@@ -284,6 +284,7 @@ impl Model {
             Incident::Gone { on: true } => self.bus.front.set_gone(true),
             Incident::Gone { on: false } => self.come_back(),
             Incident::Unreachable { on } => self.bus.front.set_unreachable(*on),
+            Incident::LostReads { count } => self.bus.front.lose_reads(*count),
             Incident::ForceDisable { groups } => self.force_disable(*groups),
             Incident::Migrate => {
                 self.sessions.lose();

@@ -2,6 +2,7 @@
 //! Devices that crash, disappear, pause, do not stop, or are reset by others
 //! (`Documentation/recovery.rst`).
 
+use super::stats;
 use crate::check_eq;
 use crate::crowd::Class;
 use crate::crowd::Crowd;
@@ -183,6 +184,17 @@ pub fn tests() -> Vec<Test> {
             emptied(env, bus_reset)
         })
         .takes(4),
+        Test::new(
+            "recovery/emptied-while-dead-ends-no-session",
+            |env: &Env| emptied(env, groups_away_while_dead),
+        )
+        .takes(12),
+        Test::new(
+            "recovery/emptied-during-an-abort-ends-no-session",
+            |env: &Env| emptied(env, groups_away_during_abort),
+        )
+        .takes(14),
+        Test::new("recovery/lost-read-is-not-an-answer", lost_read).takes(14),
         Test::new(
             "recovery/session-of-an-earlier-era-is-not-used",
             |env: &Env| late(env, Late::InSession),
@@ -1202,6 +1214,41 @@ fn groups_away_and_back(env: &Env) -> Result<()> {
     env.control()?.set("groups", &json!(2))
 }
 
+/// The owner takes the groups away while the device does not start, which nobody notices.
+fn groups_away_while_dead(env: &Env) -> Result<()> {
+    inject(env, json!({ "fault": "stuck_enable" }))?;
+    inject(env, json!({ "fault": "crash" }))?;
+    stats::wait_state(env, "dead")?;
+    groups_away_and_back(env)?;
+    env.control()?.clear_faults()
+}
+
+/// The owner takes the groups away while a queue is being aborted.
+fn groups_away_during_abort(env: &Env) -> Result<()> {
+    inject(env, json!({ "fault": "stall_delete_sq" }))?;
+    inject(
+        env,
+        json!({ "fault": "drop_command", "class": "hsm", "count": 1 }),
+    )?;
+    let device = env.open()?;
+    let lost = thread::spawn(move || stamp::plain(&device, None, 0, Trust::Full));
+    let begin = Instant::now();
+    let is_stalled = || -> Result<bool> {
+        let answer = env.control()?.ask(&json!({ "cmd": "faults" }))?;
+        let mut faults = answer["faults"].as_array().context("no faults")?.iter();
+        Ok(faults.any(|fault| fault["fault"] == "stall_delete_sq" && fault["hits"] == 1))
+    };
+    while !is_stalled()? {
+        ensure!(begin.elapsed() < LOST, "the queue is not aborted");
+        thread::sleep(Duration::from_millis(20));
+    }
+    groups_away_and_back(env)?;
+    env.control()?.clear_faults()?;
+    let outcome = lost.join().expect("no panic")?;
+    check_eq!(outcome, Outcome::Aborted, "command that was lost");
+    Ok(())
+}
+
 fn power_away_and_back(env: &Env) -> Result<()> {
     gone(env, true)?;
     thread::sleep(Duration::from_secs(1));
@@ -1242,6 +1289,35 @@ fn emptied(env: &Env, empty: fn(&Env) -> Result<()>) -> Result<()> {
     drop((new, second));
     health::check_well(env)?;
     held.check_same_soon()
+}
+
+/// A read of a register is lost now and then: that does not say that the device is gone, and
+/// it is not forgotten how to talk to it.
+fn lost_read(env: &Env) -> Result<()> {
+    let before = stats::settled(env)?;
+    for _ in 0..5 {
+        inject(env, json!({ "fault": "lost_reads", "count": 1 }))?;
+        thread::sleep(Duration::from_millis(700));
+    }
+    inject(
+        env,
+        json!({ "fault": "drop_command", "class": "hsm", "count": 1 }),
+    )?;
+    let device = env.open()?;
+    let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::Aborted, "command that was lost");
+    let after = stats::settled(env)?;
+    stats::check_more(
+        &before,
+        &after,
+        &[
+            ("global/total_lvl1_aborts", 1),
+            ("global/total_lvl2_aborts", 0),
+            ("recovery/absences", 0),
+        ],
+    )?;
+    drop(device);
+    health::check_well(env)
 }
 
 /// A command that takes long to be sent.

@@ -155,7 +155,7 @@ fn directory(env: &Env) -> Result<PathBuf> {
 type Numbers = BTreeMap<String, u64>;
 
 /// All numbers of a function.
-struct Look(Numbers);
+pub(super) struct Look(Numbers);
 
 impl Look {
     fn at(env: &Env) -> Result<Self> {
@@ -224,7 +224,7 @@ fn more(before: &Look, after: &Look, name: &str) -> Result<u64> {
 }
 
 /// Makes sure that of each name there is as much more.
-fn check_more(before: &Look, after: &Look, expected: &[(&str, u64)]) -> Result<()> {
+pub(super) fn check_more(before: &Look, after: &Look, expected: &[(&str, u64)]) -> Result<()> {
     for (name, expected) in expected {
         check_eq!(more(before, after, name)?, *expected, "{name}");
     }
@@ -240,7 +240,8 @@ fn state(env: &Env) -> Result<String> {
     Ok(fs::read_to_string(directory(env)?.join("state"))?)
 }
 
-fn wait_state(env: &Env, wanted: &str) -> Result<()> {
+/// Waits until the driver says that the device is in this state.
+pub(super) fn wait_state(env: &Env, wanted: &str) -> Result<()> {
     let begin = Instant::now();
     while state(env)? != format!("{wanted}\n") {
         ensure!(begin.elapsed() < 2 * SOON, "{}, not {wanted}", state(env)?);
@@ -250,7 +251,7 @@ fn wait_state(env: &Env, wanted: &str) -> Result<()> {
 }
 
 /// Waits until nobody waits for anything.
-fn settled(env: &Env) -> Result<Look> {
+pub(super) fn settled(env: &Env) -> Result<Look> {
     let begin = Instant::now();
     loop {
         let look = Look::at(env)?;
