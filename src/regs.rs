@@ -9,14 +9,19 @@ use kernel::{
     io::{
         poll::read_poll_timeout,
         register,
-        register::Array,
-        Io, //
+        register::{
+            FixedRegister,
+            Register,
+            RegisterArray, //
+        },
     },
     pci,
     prelude::*,
     sizes::SZ_4K,
     time::Delta, //
 };
+
+use crate::sys::window::Window;
 
 register! {
     /// Controller capabilities (2.2).
@@ -181,7 +186,7 @@ impl QueueId {
 }
 
 /// One of the 4 KiB windows of the function (1.1).
-type Window<'bound> = pci::Bar<'bound, SZ_4K>;
+type Bar<'bound> = pci::Bar<'bound, SZ_4K>;
 
 /// Maps the window `bar`.
 ///
@@ -192,7 +197,7 @@ fn map<'bound>(
     dev: &'bound pci::Device<Bound>,
     bar: u32,
     name: &'static CStr,
-) -> Result<Window<'bound>> {
+) -> Result<Bar<'bound>> {
     check_size(dev, bar)?;
     dev.iomap_region_sized::<SZ_4K>(bar, name)
 }
@@ -247,8 +252,11 @@ pub(crate) enum Stop {
 }
 
 /// The registers of the controller, BAR 0.
-pub(crate) struct Registers<'bound> {
-    bar: Window<'bound>,
+pub(crate) type Registers<'bound> = RegistersOf<Bar<'bound>>;
+
+/// Those in any window.
+pub(crate) struct RegistersOf<W> {
+    bar: W,
 }
 
 impl<'bound> Registers<'bound> {
@@ -263,6 +271,16 @@ impl<'bound> Registers<'bound> {
             bar: map(dev, 0, c"azihsm registers")?,
         })
     }
+}
+
+impl<W: Window> RegistersOf<W> {
+    fn read<R: FixedRegister + From<u32>>(&self) -> R {
+        self.bar.read_32(R::OFFSET).into()
+    }
+
+    fn write<R: FixedRegister + Into<u32>>(&self, value: R) {
+        self.bar.write_32(R::OFFSET, value.into());
+    }
 
     /// Returns the capabilities of the controller.
     ///
@@ -270,7 +288,7 @@ impl<'bound> Registers<'bound> {
     ///
     /// `ENODEV` if the device is gone.
     pub(crate) fn capabilities(&self) -> Result<CAP> {
-        let cap = self.bar.try_read(CAP)?;
+        let cap = CAP::from_raw(self.bar.read_64(CAP::OFFSET)?);
         if cap.into_raw() == u64::MAX {
             return Err(ENODEV);
         }
@@ -279,12 +297,12 @@ impl<'bound> Registers<'bound> {
 
     /// Returns how the controller is.
     pub(crate) fn health(&self) -> Health {
-        Health::from(self.bar.read(CSTS))
+        Health::from(self.read::<CSTS>())
     }
 
     /// Returns whether the controller is ready, with a fault or without.
     pub(crate) fn is_ready(&self) -> bool {
-        let csts = self.bar.read(CSTS);
+        let csts = self.read::<CSTS>();
         csts.into_raw() != ALL_ONES && csts.rdy()
     }
 
@@ -308,14 +326,14 @@ impl<'bound> Registers<'bound> {
         let timeout = self.ready_timeout()?;
         let is_over = |csts: &CSTS| csts.into_raw() == ALL_ONES || csts.rdy() == ready;
         let csts = read_poll_timeout(
-            || Ok(self.bar.read(CSTS)),
+            || Ok(self.read::<CSTS>()),
             is_over,
             Delta::from_millis(1),
             timeout,
         )
         .or_else(|error| {
             // This task may have been kept from looking in time.
-            let csts = self.bar.read(CSTS);
+            let csts = self.read::<CSTS>();
             is_over(&csts).then_some(csts).ok_or(error)
         })?;
         match csts.into_raw() {
@@ -332,11 +350,11 @@ impl<'bound> Registers<'bound> {
     ///
     /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
     pub(crate) fn enable(&self, sq: u64, cq: u64, size: u16) -> Result {
-        self.bar.write_reg(AQA::of_size(size)?);
-        self.bar.try_write(ASQ, ASQ::from_raw(sq))?;
-        self.bar.try_write(ACQ, ACQ::from_raw(cq))?;
+        self.write(AQA::of_size(size)?);
+        self.bar.write_64(ASQ::OFFSET, sq)?;
+        self.bar.write_64(ACQ::OFFSET, cq)?;
 
-        self.bar.write_reg(self.bar.read(CC).enabled());
+        self.write(self.read::<CC>().enabled());
         self.wait_ready(true)
     }
 
@@ -347,23 +365,26 @@ impl<'bound> Registers<'bound> {
     ///
     /// `ENODEV` if the device is gone, `ETIMEDOUT`.
     pub(crate) fn stop(&self, how: Stop) -> Result {
-        let cc = self.bar.read(CC);
+        let cc = self.read::<CC>();
         if cc.into_raw() == ALL_ONES {
             return Err(ENODEV);
         }
         // A reset of a controller that is not ready would come later, whatever it is by then.
-        if how == Stop::Reset && self.bar.read(CSTS).rdy() {
-            self.bar.write_reg(NSSR::from_raw(NSSR_SIGNATURE));
+        if how == Stop::Reset && self.read::<CSTS>().rdy() {
+            self.write(NSSR::from_raw(NSSR_SIGNATURE));
         } else if cc.en() {
-            self.bar.write_reg(cc.with_en(false));
+            self.write(cc.with_en(false));
         }
         self.wait_ready(false)
     }
 }
 
 /// The doorbells, BAR 2.
-pub(crate) struct Doorbells<'bound> {
-    bar: Window<'bound>,
+pub(crate) type Doorbells<'bound> = DoorbellsOf<Bar<'bound>>;
+
+/// Those in any window.
+pub(crate) struct DoorbellsOf<W> {
+    pub(crate) bar: W,
 }
 
 impl<'bound> Doorbells<'bound> {
@@ -377,30 +398,49 @@ impl<'bound> Doorbells<'bound> {
             bar: map(dev, 2, c"azihsm doorbells")?,
         })
     }
+}
+
+impl<W: Window> DoorbellsOf<W> {
+    #[inline(always)]
+    fn ring<R: RegisterArray + Into<u32>>(&self, queue: QueueId, value: R) {
+        let index = usize::from(queue.get());
+
+        // By the invariant of `queue` there always is one.
+        if index < R::SIZE {
+            self.bar
+                .write_32(R::OFFSET + index * R::STRIDE, value.into());
+        }
+    }
 
     /// Tells the device of the new tail of a submission queue.
     pub(crate) fn ring_sq(&self, queue: QueueId, tail: u32) {
-        // By the invariant of `queue` there always is one.
-        if let Some(doorbell) = SQ_TAIL::try_at(usize::from(queue.get())) {
-            self.bar.write(doorbell, SQ_TAIL::from_raw(tail));
-        }
+        self.ring(queue, SQ_TAIL::from_raw(tail));
     }
 
     /// Tells the device of the new head of a completion queue.
     pub(crate) fn ring_cq(&self, queue: QueueId, head: u32) {
-        // As above.
-        if let Some(doorbell) = CQ_HEAD::try_at(usize::from(queue.get())) {
-            self.bar.write(doorbell, CQ_HEAD::from_raw(head));
-        }
+        self.ring(queue, CQ_HEAD::from_raw(head));
     }
 }
 
 #[kunit_tests(azihsm_regs)]
 mod tests {
     use super::*;
-    use kernel::io::register::{
-        Register,
-        RegisterArray, //
+    use crate::sys::window::fake::{
+        Fake,
+        Look,
+        Look::{
+            Finds,
+            FindsLate, //
+        },
+        Write, //
+    };
+    use kernel::{
+        io::register::Array,
+        time::{
+            Instant,
+            Monotonic, //
+        }, //
     };
 
     // What the device reads (2.2).
@@ -543,5 +583,307 @@ mod tests {
     #[test]
     fn a_reset_takes_the_signature() {
         assert_eq!(NSSR::from_raw(NSSR_SIGNATURE).into_raw(), 0x4e56_4d65);
+    }
+
+    /// Returns registers with these values; `units` is how long they take to become ready.
+    fn registers(units: u64, cc: u32, script: &[Look]) -> Result<RegistersOf<Fake<'_>>> {
+        let bar = Fake::new(script)?;
+        let cap = PRESENT_CAP & !(0xff << 24) | units << 24;
+        // CAST: Takes half of the bits each.
+        bar.set(0x00, cap as u32);
+        bar.set(0x04, (cap >> 32) as u32);
+        bar.set(0x14, cc);
+        Ok(RegistersOf { bar })
+    }
+
+    fn write(looks_before: usize, offset: usize, value: u32) -> Write {
+        Write {
+            offset,
+            bits: 32,
+            value: value.into(),
+            looks_before,
+        }
+    }
+
+    fn write_64(looks_before: usize, offset: usize, value: u64) -> Write {
+        Write {
+            bits: 64,
+            value,
+            ..write(looks_before, offset, 0)
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_neither_capabilities_nor_health() -> Result {
+        let there = registers(20, 0, &[Finds(1)])?;
+        assert_eq!(there.capabilities()?.into_raw(), PRESENT_CAP);
+        assert_eq!(there.health(), Health::Good);
+        assert_eq!((there.bar.looks(), there.bar.strays()), (1, 0));
+
+        let gone = registers(20, 0, &[Finds(ALL_ONES)])?;
+        gone.bar.set(0x00, ALL_ONES);
+        // Half of it may be.
+        assert!(gone.capabilities().is_ok());
+        gone.bar.set(0x04, ALL_ONES);
+        assert_eq!(gone.capabilities().err(), Some(ENODEV));
+        assert_eq!(gone.health(), Health::Absent);
+        assert!(gone.bar.takes(&[]));
+        Ok(())
+    }
+
+    // 2.8.2, and 2.8.5: what ends the wait, and how often it looks for that.
+    #[test]
+    fn enabling_waits_until_the_controller_is_ready() -> Result {
+        const SQ: u64 = 0x0123_4567_89ab_c000;
+        const CQ: u64 = 0xfedc_ba98_7654_3000;
+
+        let cases: [(u32, &[Look], Result, usize); 9] = [
+            (0, &[Finds(1)], Ok(()), 1),
+            (0x3ff0, &[Finds(0), Finds(0), Finds(1)], Ok(()), 3),
+            // Of no concern (2.6).
+            (0, &[Finds(0x3c), Finds(0x3d)], Ok(()), 2),
+            // A fault counts together with RDY.
+            (0, &[Finds(2), Finds(1)], Ok(()), 2),
+            (0, &[Finds(0), Finds(3)], Err(EIO), 2),
+            (0, &[Finds(3)], Err(EIO), 1),
+            (0, &[Finds(0), Finds(ALL_ONES)], Err(ENODEV), 2),
+            (0, &[Finds(ALL_ONES)], Err(ENODEV), 1),
+            (0, &[Finds(ALL_ONES), Finds(1)], Err(ENODEV), 1),
+        ];
+        for (cc, script, result, looks) in cases {
+            let registers = registers(20, cc, script)?;
+            assert_eq!(registers.enable(SQ, CQ, 16), result);
+            assert_eq!((registers.bar.looks(), registers.bar.strays()), (looks, 0));
+            // All of it before the first look.
+            assert!(registers.bar.takes(&[
+                write(0, 0x24, 0x000f_000f),
+                write_64(0, 0x28, SQ),
+                write_64(0, 0x30, CQ),
+                write(0, 0x14, 0x6746_0001 | cc),
+            ]));
+            assert_eq!(
+                (registers.bar.get(0x28), registers.bar.get(0x2c)),
+                (0x89ab_c000, 0x0123_4567)
+            );
+            assert_eq!(
+                (registers.bar.get(0x30), registers.bar.get(0x34)),
+                (0x7654_3000, 0xfedc_ba98)
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_queue_that_there_cannot_be_is_not_enabled() -> Result {
+        for size in [0, 4097, u16::MAX] {
+            let registers = registers(20, 0, &[Finds(1)])?;
+            assert!(registers.enable(0, 0, size).is_err());
+            assert!(registers.bar.takes(&[]));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_that_is_gone_says_nothing_of_a_timeout() -> Result {
+        let registers = registers(20, 1, &[Finds(0)])?;
+        registers.bar.set(0x00, ALL_ONES);
+        registers.bar.set(0x04, ALL_ONES);
+        assert_eq!(registers.enable(0, 0, 16), Err(ENODEV));
+        assert_eq!(registers.stop(Stop::Disable), Err(ENODEV));
+        assert_eq!(registers.bar.looks(), 0);
+        Ok(())
+    }
+
+    // 2.8.5: (TO + 1) x 500 ms, and one more look then.
+    #[test]
+    fn waiting_ends_when_the_controller_should_be_ready() -> Result {
+        for (units, millis) in [(0, 500), (1, 1000)] {
+            for is_enabled in [true, false] {
+                let script = [Finds(u32::from(!is_enabled))];
+                let registers = registers(units, 1, &script)?;
+                let start = Instant::<Monotonic>::now();
+                let result = if is_enabled {
+                    registers.enable(0, 0, 16)
+                } else {
+                    registers.stop(Stop::Disable)
+                };
+                assert_eq!(result, Err(ETIMEDOUT));
+                assert!(start.elapsed().as_millis() >= millis);
+                assert!(registers.bar.looks() > 2);
+            }
+        }
+        // Whoever was kept from looking looks once more.
+        let late: [([Look; 2], Result); 4] = [
+            ([FindsLate(0), Finds(1)], Ok(())),
+            ([FindsLate(0), Finds(3)], Err(EIO)),
+            ([FindsLate(0), Finds(ALL_ONES)], Err(ENODEV)),
+            ([FindsLate(0), Finds(0)], Err(ETIMEDOUT)),
+        ];
+        for (script, result) in late {
+            let registers = registers(0, 0, &script)?;
+            assert_eq!(registers.enable(0, 0, 16), result);
+            assert_eq!(registers.bar.looks(), 2);
+        }
+        Ok(())
+    }
+
+    // 2.8.3, 2.8.4.
+    #[test]
+    fn stopping_waits_until_the_controller_is_not_ready() -> Result {
+        use Stop::{
+            Disable,
+            Reset, //
+        };
+        const ENABLED: u32 = 0x6746_0001;
+        const CC: usize = 0x14;
+        const NSSR: usize = 0x20;
+
+        let disable = |looks_before| Some(write(looks_before, CC, 0x6746_0000));
+        let reset = |looks_before| Some(write(looks_before, NSSR, 0x4e56_4d65));
+        type Case<'a> = (Stop, u32, &'a [Look], Option<Write>, Result, usize);
+        let cases: [Case<'_>; 14] = [
+            (
+                Disable,
+                ENABLED,
+                &[Finds(1), Finds(1), Finds(0)],
+                disable(0),
+                Ok(()),
+                3,
+            ),
+            // It was not enabled, or not any more.
+            (Disable, 0x6746_0000, &[Finds(1), Finds(0)], None, Ok(()), 2),
+            (Disable, 0, &[Finds(0)], None, Ok(()), 1),
+            // A fault means nothing now.
+            (
+                Disable,
+                ENABLED,
+                &[Finds(3), Finds(2)],
+                disable(0),
+                Ok(()),
+                2,
+            ),
+            (
+                Disable,
+                ENABLED,
+                &[Finds(1), Finds(ALL_ONES)],
+                disable(0),
+                Err(ENODEV),
+                2,
+            ),
+            (Disable, ALL_ONES, &[Finds(0)], None, Err(ENODEV), 0),
+            (
+                Reset,
+                ENABLED,
+                &[Finds(1), Finds(1), Finds(0)],
+                reset(1),
+                Ok(()),
+                3,
+            ),
+            (
+                Reset,
+                ENABLED,
+                &[Finds(3), Finds(3), Finds(2)],
+                reset(1),
+                Ok(()),
+                3,
+            ),
+            // It says that it is enabled after a reset, too.
+            (Reset, ENABLED, &[Finds(0), Finds(0)], disable(1), Ok(()), 2),
+            (
+                Reset,
+                ENABLED,
+                &[Finds(0), Finds(1), Finds(0)],
+                disable(1),
+                Ok(()),
+                3,
+            ),
+            (Reset, 0, &[Finds(0), Finds(0)], None, Ok(()), 2),
+            (Reset, 0, &[Finds(1), Finds(0)], reset(1), Ok(()), 2),
+            (
+                Reset,
+                ENABLED,
+                &[Finds(1), Finds(ALL_ONES)],
+                reset(1),
+                Err(ENODEV),
+                2,
+            ),
+            (Reset, ALL_ONES, &[Finds(0)], None, Err(ENODEV), 0),
+        ];
+        for (how, cc, script, written, result, looks) in cases {
+            let registers = registers(20, cc, script)?;
+            assert_eq!(registers.stop(how), result);
+            assert_eq!((registers.bar.looks(), registers.bar.strays()), (looks, 0));
+            assert!(registers.bar.takes(written.as_slice()));
+        }
+        Ok(())
+    }
+
+    // 3.2.
+    #[test]
+    fn doorbells_ring_where_the_device_has_them() -> Result {
+        let doorbells = DoorbellsOf {
+            bar: Fake::new(&[])?,
+        };
+        let bar = &doorbells.bar;
+        let cases = [
+            (QueueId::ADMIN, 0x000, 0x004),
+            (QueueId::hsm(0)?, 0x008, 0x00c),
+            (QueueId::hsm(64)?, 0x208, 0x20c),
+            (QueueId::aes(0)?, 0x800, 0x804),
+            (QueueId::aes(129)?, 0xc08, 0xc0c),
+        ];
+        for (queue, sq, cq) in cases {
+            for index in [0, 1, 15, 1023] {
+                doorbells.ring_sq(queue, index);
+                assert!(bar.takes(&[write(0, sq, index)]));
+                doorbells.ring_cq(queue, index);
+                assert!(bar.takes(&[write(0, cq, index)]));
+            }
+        }
+
+        // Each has its own, and all others are left alone.
+        let bar = Fake::new(&[])?;
+        let doorbells = DoorbellsOf { bar };
+        let hsm = (0..QueueId::MAX_HSM).map(QueueId::hsm);
+        let aes = (0..QueueId::MAX_AES).map(QueueId::aes);
+        for queue in Iterator::chain(hsm, aes) {
+            let queue = queue?;
+            doorbells.ring_sq(queue, u32::from(queue.get()));
+            doorbells.ring_cq(queue, 0x8000 | u32::from(queue.get()));
+        }
+        for number in 0..512 {
+            let there = matches!(number, 1..=65 | 256..=385);
+            let expected = if there {
+                (number, 0x8000 | number)
+            } else {
+                (0, 0)
+            };
+            let offset = 8 * number as usize;
+            let found = (doorbells.bar.get(offset), doorbells.bar.get(offset + 4));
+            assert_eq!(found, expected);
+        }
+        assert_eq!(doorbells.bar.strays(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn no_doorbell_is_outside_the_window() -> Result {
+        let doorbells = DoorbellsOf {
+            bar: Fake::new(&[])?,
+        };
+        let bar = &doorbells.bar;
+        // As if there were such numbers.
+        for number in 0..=u16::MAX {
+            doorbells.ring_sq(QueueId(number), 7);
+            doorbells.ring_cq(QueueId(number), 9);
+            let writes = [
+                write(0, 8 * usize::from(number), 7),
+                write(0, 8 * usize::from(number) + 4, 9),
+            ];
+            let expected = if number < 512 { &writes[..] } else { &[] };
+            assert!(bar.takes(expected));
+        }
+        assert_eq!(bar.strays(), 0);
+        Ok(())
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod process;
 pub(crate) mod sriov;
 pub(crate) mod sysfs;
 pub(crate) mod trace;
+pub(crate) mod window;
 pub(crate) mod work;
 
 use kernel::bindings;
