@@ -61,6 +61,7 @@ use crate::{
     },
     regs::{
         Doorbells,
+        DoorbellsOf,
         QueueId, //
     },
     slot::Slot,
@@ -71,8 +72,10 @@ use crate::{
         dma::Buffer,
         figure::Figure,
         process,
-        trace, //
+        trace,
+        window::Window, //
     },
+    wire::ring,
 };
 
 /// A class of queues: what its entries are, and what its slots have.
@@ -207,12 +210,12 @@ pub(crate) struct QueuePair<C: Class> {
 }
 
 /// A queue pair with the doorbells of its device.
-struct At<'a, C: Class> {
+struct At<'a, C: Class, W> {
     queue: &'a QueuePair<C>,
-    doorbells: &'a Doorbells<'a>,
+    doorbells: &'a DoorbellsOf<W>,
 }
 
-impl<C: Class> pair::World for At<'_, C> {
+impl<C: Class, W: Window> pair::World for At<'_, C, W> {
     type Seat = Slot<C::Token>;
     type Cqe = C::Cqe;
 
@@ -224,28 +227,12 @@ impl<C: Class> pair::World for At<'_, C> {
         C::cid(cqe)
     }
 
-    /// # Ordering
-    ///
-    /// The device writes the phase of an entry last. It is read first; the barrier keeps the other
-    /// reads behind it.
     fn read_cqe(&self, index: u32, phase: bool, to: &mut C::Cqe) -> bool {
-        // CAST: An index into the ring.
-        let start = index as usize * QueuePair::<C>::CQE_WORDS;
-        let word = |index: usize| -> Result<u64> {
-            Ok(u64::from_le(compat::read_word(&self.queue.cq, index)?))
-        };
+        // Does not fail: `index` is one of the ring's.
+        let word =
+            |index| u64::from_le(compat::read_word(&self.queue.cq, index).unwrap_or_default());
 
-        // Neither fails: `index` is one of the ring's.
-        let last = word(start + QueuePair::<C>::CQE_WORDS - 1).unwrap_or_default();
-        if (last >> 48 & 1 != 0) != phase {
-            return false;
-        }
-        compat::dma_read_barrier();
-
-        for (offset, to) in to.as_mut().iter_mut().enumerate() {
-            *to = word(start + offset).unwrap_or_default();
-        }
-        true
+        ring::read(index, phase, to.as_mut(), word, compat::dma_read_barrier)
     }
 
     fn clear_cq(&self) {
@@ -260,11 +247,10 @@ impl<C: Class> pair::World for At<'_, C> {
         let len = size_of::<C::Sqe>();
 
         // Cannot fail: there is a place for each tag, and `index` is one of the ring's.
-        // CAST: An index into the ring.
-        let _ = self
-            .queue
-            .prepared
-            .copy_to(tag * len, &self.queue.sq, index as usize * len, len);
+        let _ =
+            self.queue
+                .prepared
+                .copy_to(tag * len, &self.queue.sq, ring::start(index, len), len);
     }
 
     fn ring_sq(&self, tail: u32) {
@@ -359,7 +345,7 @@ impl<C: Class> QueuePair<C> {
         })
     }
 
-    fn at<'a>(&'a self, doorbells: &'a Doorbells<'a>) -> At<'a, C> {
+    fn at<'a, W>(&'a self, doorbells: &'a DoorbellsOf<W>) -> At<'a, C, W> {
         At {
             queue: self,
             doorbells,
@@ -986,6 +972,17 @@ impl<C: Class> Pool<C> {
 #[kunit_tests(azihsm_queue)]
 mod tests {
     use super::*;
+    use crate::{
+        admin::Admin,
+        aes::Aes,
+        hsm::Hsm,
+        lockless::slot::Seat,
+        sys::{
+            dma::Nobody,
+            gate::Gate,
+            window::fake::Fake, //
+        },
+    };
 
     fn age(watch: &Watch) -> u32 {
         watch.age_ms.load(Relaxed)
@@ -1059,5 +1056,213 @@ mod tests {
         for (lost, was_sent) in cases {
             assert_eq!(lost.was_sent(), was_sent);
         }
+    }
+
+    /// What is where, in bytes (device.rst 3.1, 3.2, 4.2, 5.3, 6.2).
+    struct Layout {
+        queue: QueueId,
+        sq_tail: usize,
+        cq_head: usize,
+        sqe_bytes: usize,
+        cqe_bytes: usize,
+        cid: usize,
+    }
+
+    /// Has the device post an entry at `place`, all of whose words tell of `number`. Returns it.
+    fn post<C: Class>(
+        queue: &QueuePair<C>,
+        layout: &Layout,
+        place: usize,
+        number: usize,
+        cid: u16,
+        phase: bool,
+    ) -> Result<C::Cqe> {
+        let mut cqe = C::Cqe::default();
+        let words = cqe.as_mut();
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = (number << 4 | index) as u64;
+        }
+        if let Some(word) = words.get_mut(layout.cid / 8) {
+            // Only there it is in the way.
+            *word &= !(0xffff << (layout.cid % 8 * 8));
+            *word |= u64::from(cid) << (layout.cid % 8 * 8);
+        }
+        if let Some(word) = words.last_mut() {
+            *word |= u64::from(phase) << 48;
+        }
+        for (index, word) in words.iter().enumerate() {
+            let index = place * layout.cqe_bytes / 8 + index;
+            compat::write_word(&queue.cq, index, word.to_le())?;
+        }
+        Ok(cqe)
+    }
+
+    /// Returns whether the entry at `place` of the submission queue tells of `number`.
+    fn is_submitted<C: Class>(
+        queue: &QueuePair<C>,
+        layout: &Layout,
+        place: usize,
+        number: usize,
+    ) -> Result<bool> {
+        let mut entry = [0; 128];
+        let entry = entry.get_mut(..layout.sqe_bytes).ok_or(EINVAL)?;
+        queue.sq.read(place * layout.sqe_bytes, entry)?;
+        Ok(entry
+            .chunks_exact(4)
+            .all(|part| part == (number as u32).to_le_bytes()))
+    }
+
+    /// Prepares the entry of `tag`, which will tell of `number`.
+    fn prepare<C: Class>(
+        queue: &QueuePair<C>,
+        layout: &Layout,
+        tag: usize,
+        number: usize,
+    ) -> Result {
+        for offset in (0..layout.sqe_bytes).step_by(4) {
+            let offset = tag * layout.sqe_bytes + offset;
+            queue
+                .prepared
+                .write(offset, &(number as u32).to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Goes around both rings of a queue, with a device that does as it is told.
+    fn go_around<C: Class>(layout: &Layout, entries: u16) -> Result {
+        let nobody = Nobody::new()?;
+        let queue = QueuePair::<C>::new(
+            nobody.device(),
+            layout.queue,
+            entries,
+            Notify::Poll,
+            Permits::new()?,
+            Orphans::new(Gate::new()?)?,
+        )?;
+        let doorbells = DoorbellsOf {
+            bar: Fake::new(&[])?,
+        };
+        let (at, pair, bar) = (queue.at(&doorbells), &queue.pair, &doorbells.bar);
+        let entries = usize::from(entries);
+
+        // One at a time, twice and a half.
+        let alone = entries * 5 / 2;
+        for number in 0..alone {
+            let (place, next) = (number % entries, (number + 1) % entries);
+            let (tag, seat) = pair.take(&at).ok_or(EINVAL)?;
+            assert_eq!(tag, 0);
+            prepare(&queue, layout, tag, number)?;
+            pair.submit(&at, seat.slot(), tag);
+            assert!(is_submitted(&queue, layout, place, number)?);
+            assert_eq!(bar.get(layout.sq_tail) as usize, next);
+
+            // What was there is not taken for a completion, nor is what has the phase of that.
+            pair.reap(&at);
+            assert!(!seat.slot().has_ended());
+            let phase = number / entries % 2 == 0;
+            let cid = seat.slot().cid(tag);
+            post(&queue, layout, place, number, cid, !phase)?;
+            pair.reap(&at);
+            assert!(!seat.slot().has_ended());
+            let posted = post(&queue, layout, place, number, cid, phase)?;
+            pair.reap(&at);
+            assert!(seat.slot().has_ended());
+            assert_eq!(bar.get(layout.cq_head) as usize, next);
+
+            let mut cqe = C::Cqe::default();
+            assert!(seat.slot().collect(cqe.as_mut()) == Verdict::Completed);
+            assert!(cqe.as_ref() == posted.as_ref());
+            pair.free(seat.slot(), tag);
+        }
+
+        // As many as there can be, completed in the opposite order.
+        let mut seats = KVec::with_capacity(entries - 1, GFP_KERNEL)?;
+        for index in 0..entries - 1 {
+            let (tag, seat) = pair.take(&at).ok_or(EINVAL)?;
+            assert_eq!(tag, index);
+            prepare(&queue, layout, tag, alone + index)?;
+            pair.submit(&at, seat.slot(), tag);
+            seats.push(seat, GFP_KERNEL)?;
+        }
+        assert!(pair.take(&at).is_none());
+        let end = alone + entries - 1;
+        assert_eq!(bar.get(layout.sq_tail) as usize, end % entries);
+        for (index, (tag, seat)) in seats.iter().enumerate().rev().enumerate() {
+            let (sent, done) = (alone + tag, alone + index);
+            assert!(is_submitted(&queue, layout, sent % entries, sent)?);
+            let (cid, phase) = (seat.slot().cid(tag), done / entries % 2 == 0);
+            post(&queue, layout, done % entries, sent, cid, phase)?;
+        }
+        pair.reap(&at);
+        assert_eq!(bar.get(layout.cq_head) as usize, end % entries);
+        for (tag, seat) in seats.iter().enumerate() {
+            let mut cqe = C::Cqe::default();
+            assert!(seat.slot().has_ended());
+            assert!(seat.slot().collect(cqe.as_mut()) == Verdict::Completed);
+            // The first word has the number; in that of an AES queue the identifier is above it.
+            let number = cqe.as_ref().first().map(|word| word & 0xffff);
+            assert_eq!(number, Some(((alone + tag) << 4 & 0xffff) as u64));
+            pair.free(seat.slot(), tag);
+        }
+        assert!(pair.is_idle());
+        assert_eq!((pair.take_stray(), bar.strays()), (0, 0));
+
+        // The ring ends where the last entry does.
+        assert_eq!(queue.cq.len() * 8, entries * layout.cqe_bytes);
+        pair::World::clear_cq(&at);
+        for index in 0..queue.cq.len() {
+            assert_eq!(compat::read_word(&queue.cq, index), Ok(0));
+        }
+        Ok(())
+    }
+
+    const SIZES: [u16; 3] = [2, 16, 1024];
+
+    #[test]
+    fn the_admin_queue_goes_around() -> Result {
+        let layout = Layout {
+            queue: QueueId::ADMIN,
+            sq_tail: 0,
+            cq_head: 4,
+            sqe_bytes: 64,
+            cqe_bytes: 16,
+            cid: 12,
+        };
+        for entries in SIZES {
+            go_around::<Admin>(&layout, entries)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn hsm_queues_go_around() -> Result {
+        let layout = Layout {
+            queue: QueueId::hsm(64)?,
+            sq_tail: 520,
+            cq_head: 524,
+            sqe_bytes: 64,
+            cqe_bytes: 16,
+            cid: 12,
+        };
+        for entries in SIZES {
+            go_around::<Hsm>(&layout, entries)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn aes_queues_go_around() -> Result {
+        let layout = Layout {
+            queue: QueueId::aes(129)?,
+            sq_tail: 3080,
+            cq_head: 3084,
+            sqe_bytes: 128,
+            cqe_bytes: 64,
+            cid: 2,
+        };
+        for entries in SIZES {
+            go_around::<Aes>(&layout, entries)?;
+        }
+        Ok(())
     }
 }

@@ -152,3 +152,45 @@ impl Buffer {
         Ok(())
     }
 }
+
+/// A device that is none, for unit tests: there is memory for it.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) struct Nobody(kernel::faux::Registration);
+
+#[cfg(CONFIG_KUNIT = "y")]
+impl Nobody {
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the kernel does not want it.
+    pub(crate) fn new() -> Result<Self> {
+        use kernel::{
+            prelude::fmt,
+            str::CString,
+            sync::atomic::{
+                Atomic,
+                Relaxed, //
+            }, //
+        };
+
+        // A test that fails leaves its device behind.
+        static COUNT: Atomic<u32> = Atomic::new(0);
+
+        let number = COUNT.fetch_add(1, Relaxed);
+        let name = CString::try_from_fmt(fmt!("azihsm_nobody{number}"))?;
+        let this = Self(kernel::faux::Registration::new(&name, None)?);
+        let dev = core::ptr::from_ref(this.device()).cast_mut();
+
+        // SAFETY: A `Device` is a transparent `struct device`. Nobody else has it yet.
+        let result = unsafe { bindings::dma_set_coherent_mask(dev.cast(), u64::MAX) };
+        kernel::error::to_result(result)?;
+        Ok(this)
+    }
+
+    /// Returns the device.
+    pub(crate) fn device(&self) -> &Device<Bound> {
+        let faux: &kernel::faux::Device<Bound> = self.0.as_ref();
+        faux.as_ref()
+    }
+}

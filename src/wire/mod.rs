@@ -12,6 +12,7 @@ pub(crate) mod aes;
 mod facade;
 pub(crate) mod hsm;
 pub(crate) mod request;
+pub(crate) mod ring;
 pub(crate) mod sgl;
 pub(crate) mod uapi;
 

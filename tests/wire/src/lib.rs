@@ -31,6 +31,9 @@ mod properties;
 #[path = "../../../src/wire/request.rs"]
 mod request;
 #[allow(dead_code)]
+#[path = "../../../src/wire/ring.rs"]
+mod ring;
+#[allow(dead_code)]
 #[path = "../../../src/wire/sgl.rs"]
 mod sgl;
 #[allow(dead_code)]
