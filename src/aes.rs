@@ -43,6 +43,7 @@ use crate::{
         Scattered,
         Sgl, //
     },
+    sys::dma::Buffer,
     wire,
     wire::aes::Sqe, //
 };
@@ -201,73 +202,14 @@ impl<'a> Command<'a> {
         self.owned.buffer().copy_from_user(0, src, len)
     }
 
-    /// Writes the list of the half at `half`, which describes `parts`, and returns the descriptor
-    /// for the list.
-    fn list(&self, half: usize, parts: impl Iterator<Item = (DmaAddress, usize)>) -> Result<Sgl> {
-        let start = half + MAX_BOUNCED;
-        let mut count = 0;
-        for (address, len) in parts {
-            // CAST: Much less than that.
-            let part = Sgl::data(address, len as u32);
-            self.owned
-                .buffer()
-                .write(start + count * Sgl::BYTES, part.as_bytes())?;
-            count += 1;
-        }
-        // CAST: Widening.
-        let address = self.owned.buffer().dma_address() + start as u64;
-        Ok(Sgl::segment(address, count))
-    }
-
-    /// Returns the bus addresses of what stands at `offset` of the data, on both sides.
-    fn addresses(&self, data: &Data, offset: u32) -> Option<[DmaAddress; 2]> {
-        if let Data::Bounced(data) = data {
-            // CAST: Widening.
-            let offset = offset as usize;
-            return Some([
-                data.address(Side::Source, offset)?,
-                data.address(Side::Destination, offset)?,
-            ]);
-        }
-        let src = self.owned.buffer().dma_address() + u64::from(offset - self.bounced);
-        // CAST: Widening.
-        Some([src, src + Self::RESPONSE as u64])
-    }
-
-    /// Describes what goes through the engine, on both sides.
-    fn lists(&self, data: &Data) -> Result<[Sgl; 2]> {
-        let len = self.request.engine_len();
-        // CAST: Widening.
-        let bytes = len as usize;
-        match data {
-            _ if len == 0 => Ok([Sgl::default(); 2]),
-            Data::Slot => {
-                let [src, dst] = self.addresses(data, 0).ok_or(EINVAL)?;
-                Ok([
-                    self.list(0, core::iter::once((src, bytes)))?,
-                    self.list(Self::RESPONSE, core::iter::once((dst, bytes)))?,
-                ])
-            }
-            Data::Bounced(data) => Ok([
-                self.list(0, data.addresses(Side::Source, bytes))?,
-                self.list(Self::RESPONSE, data.addresses(Side::Destination, bytes))?,
-            ]),
-            Data::InPlace(data) => Ok([data.src.list(), data.dst.list()]),
-        }
-    }
-
     /// Makes the submission queue entry.
     fn sqe(&self, data: &Data) -> Sqe {
-        // Neither fails: a list has its place at the end of each half, and the tail is part of the
-        // data. It stands behind the rest on both sides; a buffer does not end within it.
-        let lists = self.lists(data).unwrap_or_default();
-        let tail = match self.request.tail_len() {
-            0 => [0; 2],
-            _ => self
-                .addresses(data, self.request.engine_len())
-                .unwrap_or_default(),
+        let places = Places {
+            slot: self.owned.buffer(),
+            request: &self.request,
+            bounced: self.bounced,
         };
-        self.request.sqe(lists, tail)
+        places.sqe(data)
     }
 
     /// Sends the command and waits for its completion. When that has come the device is done with
@@ -317,16 +259,97 @@ impl<'a> Command<'a> {
     }
 }
 
+/// Where the data of a command that has a slot is, as its entry tells.
+struct Places<'a> {
+    slot: &'a Buffer,
+    request: &'a Request,
+    /// See [`Command`].
+    bounced: u32,
+}
+
+impl Places<'_> {
+    /// Writes the list of the half at `half`, which describes `parts`, and returns the descriptor
+    /// for the list.
+    fn list(&self, half: usize, parts: impl Iterator<Item = (DmaAddress, usize)>) -> Result<Sgl> {
+        let start = half + MAX_BOUNCED;
+        let mut count = 0;
+        for (address, len) in parts {
+            // CAST: Much less than that.
+            let part = Sgl::data(address, len as u32);
+            self.slot
+                .write(start + count * Sgl::BYTES, part.as_bytes())?;
+            count += 1;
+        }
+        // CAST: Widening.
+        let address = self.slot.dma_address() + start as u64;
+        Ok(Sgl::segment(address, count))
+    }
+
+    /// Returns the bus addresses of what stands at `offset` of the data, on both sides.
+    fn addresses(&self, data: &Data, offset: u32) -> Option<[DmaAddress; 2]> {
+        if let Data::Bounced(data) = data {
+            // CAST: Widening.
+            let offset = offset as usize;
+            return Some([
+                data.address(Side::Source, offset)?,
+                data.address(Side::Destination, offset)?,
+            ]);
+        }
+        let src = self.slot.dma_address() + u64::from(offset - self.bounced);
+        // CAST: Widening.
+        Some([src, src + Command::RESPONSE as u64])
+    }
+
+    /// Describes what goes through the engine, on both sides.
+    fn lists(&self, data: &Data) -> Result<[Sgl; 2]> {
+        let len = self.request.engine_len();
+        // CAST: Widening.
+        let bytes = len as usize;
+        match data {
+            _ if len == 0 => Ok([Sgl::default(); 2]),
+            Data::Slot => {
+                let [src, dst] = self.addresses(data, 0).ok_or(EINVAL)?;
+                Ok([
+                    self.list(0, core::iter::once((src, bytes)))?,
+                    self.list(Command::RESPONSE, core::iter::once((dst, bytes)))?,
+                ])
+            }
+            Data::Bounced(data) => Ok([
+                self.list(0, data.addresses(Side::Source, bytes))?,
+                self.list(Command::RESPONSE, data.addresses(Side::Destination, bytes))?,
+            ]),
+            Data::InPlace(data) => Ok([data.src.list(), data.dst.list()]),
+        }
+    }
+
+    /// Makes the submission queue entry.
+    fn sqe(&self, data: &Data) -> Sqe {
+        // Neither fails: a list has its place at the end of each half, and the tail is part of the
+        // data. It stands behind the rest on both sides; a buffer does not end within it.
+        let lists = self.lists(data).unwrap_or_default();
+        let tail = match self.request.tail_len() {
+            0 => [0; 2],
+            _ => self
+                .addresses(data, self.request.engine_len())
+                .unwrap_or_default(),
+        };
+        self.request.sqe(lists, tail)
+    }
+}
+
 // Documentation/device.rst 6.
 #[kunit_tests(azihsm_aes)]
 mod tests {
     use super::*;
-    use crate::wire::{
-        aes::Cipher,
-        by_hand::{
-            bytes,
-            words, //
-        },
+    use crate::{
+        sys::dma::Nobody,
+        wire::{
+            aes::Cipher,
+            by_hand::{
+                bytes,
+                words, //
+            },
+        }, //
     };
 
     const GCM: Cipher = Cipher::Gcm {
@@ -625,5 +648,254 @@ mod tests {
         // A list that begins behind the data does not cross a page.
         assert_eq!(MAX_BOUNCED % 4096, 0);
         assert!(MAX_BOUNCED + MAX_BUFFERS * 16 <= Aes::SLOT_BYTES / 2);
+    }
+
+    /// Returns the bytes of a descriptor.
+    fn descriptor(address: u64, len: [u8; 4], kind: u8) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let parts = Iterator::chain(address.to_le_bytes().into_iter(), len);
+        for (to, from) in bytes.iter_mut().zip(parts) {
+            *to = from;
+        }
+        bytes[15] = kind;
+        bytes
+    }
+
+    /// What an entry tells of the data: its length, the descriptors, the lengths and the addresses
+    /// of the tail.
+    struct Told {
+        len: [u8; 4],
+        lists: [[u8; 16]; 2],
+        tail_lens: [u8; 2],
+        tails: [u64; 2],
+    }
+
+    impl Told {
+        /// Returns whether `sqe` tells that, and of no other command than the tests'.
+        fn is_in(&self, sqe: &Sqe) -> bool {
+            let [src, dst] = &self.lists;
+            let [src_tail, dst_tail] = self.tails.map(u64::to_le_bytes);
+            let expected: [u8; 128] = bytes(&[
+                (24, &self.len),
+                (28, src),
+                (44, &self.len),
+                (48, dst),
+                (108, &self.tail_lens),
+                (112, &src_tail),
+                (120, &dst_tail),
+            ]);
+            let sqe = sqe.as_bytes();
+            [24..64, 108..128]
+                .into_iter()
+                .all(|range| sqe.get(range.clone()) == expected.get(range))
+        }
+    }
+
+    /// Returns whether the list at `offset` of `slot` is `descriptors`, and nothing behind them.
+    fn is_list(slot: &Buffer, offset: usize, descriptors: &[[u8; 16]]) -> Result<bool> {
+        let end = [[0; 16]];
+        let mut found = [0; 16];
+        for (index, descriptor) in Iterator::chain(descriptors.iter(), &end).enumerate() {
+            slot.read(offset + index * 16, &mut found)?;
+            if found != *descriptor {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    // A slot has 32 KiB: data, and its list behind 12 KiB; then the same for what the device writes.
+    #[test]
+    fn data_in_a_slot_is_described_by_lists_of_one() -> Result {
+        let nobody = Nobody::new()?;
+        let cases: [(Cipher, u32, [u8; 4], u8, [u64; 2]); 7] = [
+            (XTS, 0x0010, [0x10, 0x00, 0, 0], 0, [0, 0]),
+            (XTS, 0x3000, [0x00, 0x30, 0, 0], 0, [0, 0]),
+            (GCM, 0x1010, [0x10, 0x10, 0, 0], 0, [0, 0]),
+            (GCM, 0x0011, [0x10, 0x00, 0, 0], 1, [0x0010, 0x4010]),
+            (GCM, 0x1015, [0x10, 0x10, 0, 0], 5, [0x1010, 0x5010]),
+            (GCM, 0x2fff, [0xf0, 0x2f, 0, 0], 15, [0x2ff0, 0x6ff0]),
+            (GCM_WITHOUT_TAIL, 0x1015, [0x15, 0x10, 0, 0], 0, [0, 0]),
+        ];
+        for (cipher, len, engine_len, tail_len, tails) in cases {
+            let slot = Buffer::new(nobody.device(), 0x8000)?;
+            let base = slot.dma_address();
+            let places = Places {
+                slot: &slot,
+                request: &request(cipher, false, len),
+                bounced: 0,
+            };
+            let told = Told {
+                len: engine_len,
+                lists: [
+                    descriptor(base + 0x3000, [0x10, 0, 0, 0], 0x30),
+                    descriptor(base + 0x7000, [0x10, 0, 0, 0], 0x30),
+                ],
+                tail_lens: [tail_len; 2],
+                tails: tails.map(|at| if at == 0 { 0 } else { base + at }),
+            };
+            assert!(told.is_in(&places.sqe(&Data::Slot)));
+            assert!(is_list(&slot, 0x3000, &[descriptor(base, engine_len, 0)])?);
+            assert!(is_list(
+                &slot,
+                0x7000,
+                &[descriptor(base + 0x4000, engine_len, 0)]
+            )?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_tail_alone_is_described_by_no_list() -> Result {
+        let nobody = Nobody::new()?;
+        let slot = Buffer::new(nobody.device(), 0x8000)?;
+        let base = slot.dma_address();
+        for len in [1, 15] {
+            let places = Places {
+                slot: &slot,
+                request: &request(GCM, true, len),
+                bounced: 0,
+            };
+            let told = Told {
+                len: [0; 4],
+                lists: [[0; 16]; 2],
+                // CAST: Less than 16.
+                tail_lens: [len as u8; 2],
+                tails: [base, base + 0x4000],
+            };
+            assert!(told.is_in(&places.sqe(&Data::Slot)));
+            assert!(is_list(&slot, 0x3000, &[])?);
+            assert!(is_list(&slot, 0x7000, &[])?);
+        }
+        Ok(())
+    }
+
+    // What goes through the engine is elsewhere.
+    #[test]
+    fn the_tail_of_data_in_place_begins_the_slot() -> Result {
+        let nobody = Nobody::new()?;
+        let slot = Buffer::new(nobody.device(), 0x8000)?;
+        let base = slot.dma_address();
+        for (len, engine_len) in [(0x3001, 0x3000), (0x00ff_ffff, 0x00ff_fff0)] {
+            let places = Places {
+                slot: &slot,
+                request: &request(GCM, false, len),
+                bounced: engine_len,
+            };
+            let found = places.addresses(&Data::Slot, engine_len);
+            assert_eq!(found, Some([base, base + 0x4000]));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn copied_data_is_described_buffer_by_buffer() -> Result {
+        /// How many buffers, and how long the last part is; then where the tail is in which.
+        type Case = (u32, [u8; 4], [u8; 4], usize, [u8; 4], u8, usize, u64);
+        let cases: [Case; 5] = [
+            (
+                0x3010,
+                [0x10, 0x30, 0, 0],
+                [0x10, 0, 0, 0],
+                1,
+                [0x10, 0x30, 0, 0],
+                0,
+                0,
+                0,
+            ),
+            (
+                0x1_0007,
+                [0, 0, 1, 0],
+                [0x10, 0, 0, 0],
+                1,
+                [0, 0, 1, 0],
+                7,
+                1,
+                0,
+            ),
+            (
+                0x1_0010,
+                [0x10, 0, 1, 0],
+                [0x20, 0, 0, 0],
+                2,
+                [0x10, 0, 0, 0],
+                0,
+                0,
+                0,
+            ),
+            (
+                0x2_8005,
+                [0, 0x80, 2, 0],
+                [0x30, 0, 0, 0],
+                3,
+                [0, 0x80, 0, 0],
+                5,
+                2,
+                0x8000,
+            ),
+            (
+                0x11_0000,
+                [0, 0, 0x11, 0],
+                [0x10, 0x01, 0, 0],
+                17,
+                [0, 0, 1, 0],
+                0,
+                0,
+                0,
+            ),
+        ];
+        let nobody = Nobody::new()?;
+        let reserve = Reserve::new(nobody.device(), 34)?;
+        for (len, engine_len, list_len, count, last_len, tail_len, tail_in, tail_at) in cases {
+            // CAST: Widening.
+            let bounced = reserve.take(len as usize).ok_or(ENOMEM)?;
+            let slot = Buffer::new(nobody.device(), 0x8000)?;
+            let base = slot.dma_address();
+            let mut lists = [[[0; 16]; 17]; 2];
+            let mut tails = [0; 2];
+            for ((list, tail), side) in lists
+                .iter_mut()
+                .zip(&mut tails)
+                .zip([Side::Source, Side::Destination])
+            {
+                // The buffers themselves, whole.
+                let buffers = || {
+                    bounced
+                        .addresses(side, 0x11_0000)
+                        .map(|(address, _)| address)
+                };
+                for (index, (to, address)) in list.iter_mut().zip(buffers()).enumerate() {
+                    let len = if index + 1 == count {
+                        last_len
+                    } else {
+                        [0, 0, 1, 0]
+                    };
+                    *to = descriptor(address, len, 0);
+                }
+                if tail_len != 0 {
+                    *tail = buffers().nth(tail_in).ok_or(EINVAL)? + tail_at;
+                }
+            }
+            let request = request(GCM, false, len);
+            let places = Places {
+                slot: &slot,
+                request: &request,
+                bounced: len,
+            };
+            let told = Told {
+                len: engine_len,
+                lists: [
+                    descriptor(base + 0x3000, list_len, 0x30),
+                    descriptor(base + 0x7000, list_len, 0x30),
+                ],
+                tail_lens: [tail_len; 2],
+                tails,
+            };
+            assert!(told.is_in(&places.sqe(&Data::Bounced(bounced))));
+            for (list, offset) in lists.iter().zip([0x3000, 0x7000]) {
+                assert!(is_list(&slot, offset, list.get(..count).ok_or(EINVAL)?)?);
+            }
+        }
+        Ok(())
     }
 }

@@ -198,6 +198,7 @@ impl Drop for Bounced {
 #[kunit_tests(azihsm_bounce)]
 mod tests {
     use super::*;
+    use crate::sys::dma::Nobody;
 
     #[test]
     fn a_buffer_has_64_kib() {
@@ -244,5 +245,78 @@ mod tests {
         for (len, total, count) in cases {
             assert_eq!(buffers_for(len, total), count);
         }
+    }
+
+    #[test]
+    fn each_byte_is_in_its_buffer() -> Result {
+        let nobody = Nobody::new()?;
+        let reserve = Reserve::new(nobody.device(), 6)?;
+        // The lowest are taken, those that the device reads first.
+        let bounced = reserve.take(0x2_8005).ok_or(ENOMEM)?;
+        assert_eq!(bounced.bytes(), 0x6_0000);
+        let buffer = |index| reserve.buffers.get(index).map(Buffer::dma_address);
+
+        for (side, first) in [(Side::Source, 0), (Side::Destination, 3)] {
+            let lens: [(usize, &[usize]); 6] = [
+                (1, &[1]),
+                (0x1_0000, &[0x1_0000]),
+                (0x1_0001, &[0x1_0000, 1]),
+                (0x2_0000, &[0x1_0000, 0x1_0000]),
+                (0x2_8000, &[0x1_0000, 0x1_0000, 0x8000]),
+                (0x2_8005, &[0x1_0000, 0x1_0000, 0x8005]),
+            ];
+            for (len, parts) in lens {
+                let expected = parts.iter().enumerate();
+                let expected = expected.map(|(index, part)| (buffer(first + index), *part));
+                let found = bounced.addresses(side, len);
+                assert!(found.map(|(at, part)| (Some(at), part)).eq(expected));
+            }
+            let offsets = [
+                (0, 0, 0),
+                (1, 0, 1),
+                (0xfff0, 0, 0xfff0),
+                (0xffff, 0, 0xffff),
+                (0x1_0000, 1, 0),
+                (0x1_0010, 1, 0x10),
+                (0x1_ffff, 1, 0xffff),
+                (0x2_0000, 2, 0),
+                (0x2_8000, 2, 0x8000),
+                (0x2_8004, 2, 0x8004),
+            ];
+            for (offset, index, within) in offsets {
+                let expected = buffer(first + index).map(|at| at + within);
+                assert_eq!(bounced.address(side, offset), expected);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn buffers_come_back_empty() -> Result {
+        let nobody = Nobody::new()?;
+        let reserve = Reserve::new(nobody.device(), 6)?;
+        let first = reserve.take(0x1_0001).ok_or(ENOMEM)?;
+        // Two are left, not four, and those stay.
+        assert!(reserve.take(0x1_0001).is_none());
+        let second = reserve.take(0x1_0000).ok_or(ENOMEM)?;
+        assert!(reserve.tags.take().is_none());
+
+        for bounced in [first, second] {
+            for side in [Side::Source, Side::Destination] {
+                for (buffer, len) in bounced.parts(side, bounced.len) {
+                    buffer.write(0, &[0xa5])?;
+                    buffer.write(len - 1, &[0x5a])?;
+                }
+            }
+        }
+        assert!(reserve.tags.are_all_free());
+        for buffer in reserve.buffers.iter() {
+            for offset in [0, 0xffff] {
+                let mut byte = [1];
+                buffer.read(offset, &mut byte)?;
+                assert_eq!(byte, [0]);
+            }
+        }
+        Ok(())
     }
 }

@@ -189,6 +189,125 @@ mod tests {
         Ok(())
     }
 
+    // 6.4.2.
+    #[test]
+    fn segments_end_as_documented() -> Result {
+        /// How many pieces, then the segment, the offset in it, and the descriptor there.
+        type Case = (usize, usize, usize, [u8; 16]);
+        let cases: [Case; 15] = [
+            (
+                1,
+                0,
+                0,
+                [0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                255,
+                0,
+                0,
+                [0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                255,
+                0,
+                4064,
+                [0, 0xe0, 0x0f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                256,
+                0,
+                4064,
+                [0, 0xe0, 0x0f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                256,
+                0,
+                4080,
+                [0, 0x10, 0, 0x80, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x30],
+            ),
+            (
+                256,
+                1,
+                0,
+                [0, 0xf0, 0x0f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                257,
+                0,
+                4080,
+                [0, 0x10, 0, 0x80, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0x30],
+            ),
+            (
+                257,
+                1,
+                16,
+                [0, 0, 0x10, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                510,
+                0,
+                4080,
+                [
+                    0, 0x10, 0, 0x80, 0, 0, 0, 0, 0xf0, 0x0f, 0, 0, 0, 0, 0, 0x30,
+                ],
+            ),
+            (
+                510,
+                1,
+                4064,
+                [0, 0xd0, 0x1f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                511,
+                0,
+                4080,
+                [0, 0x10, 0, 0x80, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x20],
+            ),
+            (
+                511,
+                1,
+                4064,
+                [0, 0xd0, 0x1f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                511,
+                1,
+                4080,
+                [0, 0x20, 0, 0x80, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x30],
+            ),
+            (
+                511,
+                2,
+                0,
+                [0, 0xe0, 0x1f, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                4096,
+                15,
+                4080,
+                [0, 0, 1, 0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x30],
+            ),
+        ];
+        for (count, segment, offset, descriptor) in cases {
+            // Pages from 0x10000000, described in segments from 0x80000000.
+            let mut pages = (0x1000_0000..).step_by(0x1000);
+            let mut found = None;
+            write_list(
+                count,
+                || Ok((pages.next().ok_or(EINVAL)?, 0x1000)),
+                |index| Ok(0x8000_0000 + 0x1000 * index as u64),
+                |at, within, sgl: Sgl| {
+                    if (at, within) == (segment, offset) {
+                        found = Some(sgl);
+                    }
+                    Ok::<(), Error>(())
+                },
+            )?;
+            assert!(found.is_some_and(|sgl| sgl.as_bytes() == descriptor));
+        }
+        Ok(())
+    }
+
     #[test]
     fn a_list_ends_with_the_first_error() {
         let list = |pieces: usize, room: usize| {
