@@ -768,23 +768,14 @@ fn notify(first: u16, count: u16, index: u16) -> Notify {
 
 /// Returns the device info of a controller that was just started (abi.rst 2.4).
 fn device_info(dev: &pci::Device<Bound>, identify: &Identify) -> uapi::DevInfo {
-    let mut info = uapi::DevInfo::default();
     let device: &kernel::device::Device<Bound> = dev.as_ref();
+    let mut info = uapi::DevInfo::new(
+        identify.controller,
+        device.name().to_bytes(),
+        &identify.serial,
+        &identify.firmware,
+    );
 
-    info.id = identify.controller;
-    copy_text(&mut info.pci_info, device.name().to_bytes());
-    copy_text(&mut info.serial, &identify.serial);
-    copy_text(&mut info.firmware_rev, &identify.firmware);
-    copy_text(&mut info.driver_rev, uapi::DRIVER_REV);
     sys::random_bytes(&mut info.entropy);
     info
-}
-
-/// Copies `from` to `to`, which keeps at least one NUL at its end. What is not ASCII becomes `?`:
-/// clients require UTF-8.
-fn copy_text(to: &mut [u8], from: &[u8]) {
-    let room = to.len().saturating_sub(1);
-    for (to, from) in to.iter_mut().take(room).zip(from) {
-        *to = if from.is_ascii() { *from } else { b'?' };
-    }
 }

@@ -190,6 +190,60 @@ mod tests {
     }
 
     #[test]
+    fn resource_and_function_counts_are_laid_out_as_documented() {
+        let bytes: [u8; 12] = [
+            0x0c, 0, 0, 0, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32, 0x33, 0x34,
+        ];
+        let count: ResCount = zerocopy::transmute!(bytes);
+        assert_eq!((count.argsz, count.vf), (12, 0x1211));
+        assert_eq!((count.count, count.status), (0x2221, 0x3433_3231));
+        assert_eq!(IntoBytes::as_bytes(&count), bytes);
+
+        let count: VfCount = zerocopy::transmute!([0x08u8, 0, 0, 0, 0x11, 0x12, 0x21, 0x22]);
+        assert_eq!((count.count, count.pad), (0x1211, 0x2221));
+    }
+
+    #[test]
+    fn device_info_is_text_that_ends() {
+        let info = |pci: &[u8], serial: &[u8], firmware: &[u8]| {
+            let info = DevInfo::new(0x1211, pci, serial, firmware);
+            let bytes: [u8; 176] = zerocopy::transmute!(info);
+            bytes
+        };
+        let expected: [u8; 176] = bytes(&[(4, &[0x11, 0x12]), (110, b"3.2.0")]);
+        assert_eq!(info(b"", b"", b""), expected);
+
+        // Fields of 33 bytes end with a NUL, whatever there is for them.
+        let long = [b'x'; 40];
+        for len in [31, 32, 33, 40] {
+            let text = long.get(..len).unwrap_or_default();
+            let kept: [u8; 32] = if len == 31 {
+                bytes(&[(0, &[b'x'; 31])])
+            } else {
+                [b'x'; 32]
+            };
+            let expected: [u8; 176] = bytes(&[
+                (4, &[0x11, 0x12]),
+                (6, &kept),
+                (39, &kept),
+                (77, &kept),
+                (110, b"3.2.0"),
+            ]);
+            assert_eq!(info(text, text, text), expected);
+        }
+
+        let expected: [u8; 176] = bytes(&[
+            (4, &[0x11, 0x12]),
+            (6, b"0001:00:02.0"),
+            (39, b"a\0b?\x7f??"),
+            (77, b"\n\x01 ~"),
+            (110, b"3.2.0"),
+        ]);
+        let found = info(b"0001:00:02.0", b"a\0b\x80\x7f\xc3\xbc", b"\n\x01 ~");
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn output_begins_as_zeros_and_the_context() {
         let hsm = HsmOut::new(0x0807_0605_0403_0201);
         let expected: [u8; 24] = bytes(&[(0, &[1, 2, 3, 4, 5, 6, 7, 8])]);
@@ -235,6 +289,10 @@ mod tests {
             (RESET_FAILED, 3),
             (RESET_BAD_TYPE, 4),
             (RESET_UNSUPPORTED, 6),
+            (RES_OK, 0),
+            (RES_BAD_VF, 2),
+            (RES_SET_FAILED, 4),
+            (RES_GET_FAILED, 7),
         ];
         for (code, documented) in cases {
             assert_eq!(code, documented);

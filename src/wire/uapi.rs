@@ -214,6 +214,31 @@ impl Default for DevInfo {
     }
 }
 
+impl DevInfo {
+    /// Returns the info of the controller `id`, without the entropy (2.4).
+    pub(crate) fn new(id: u16, pci_info: &[u8], serial: &[u8], firmware_rev: &[u8]) -> Self {
+        let mut info = Self {
+            id,
+            ..Self::default()
+        };
+
+        copy_text(&mut info.pci_info, pci_info);
+        copy_text(&mut info.serial, serial);
+        copy_text(&mut info.firmware_rev, firmware_rev);
+        copy_text(&mut info.driver_rev, DRIVER_REV);
+        info
+    }
+}
+
+/// Copies `from` to `to`, which keeps at least one NUL at its end. What is not ASCII becomes `?`:
+/// clients require UTF-8.
+fn copy_text(to: &mut [u8], from: &[u8]) {
+    let room = to.len().saturating_sub(1);
+    for (to, from) in to.iter_mut().take(room).zip(from) {
+        *to = if from.is_ascii() { *from } else { b'?' };
+    }
+}
+
 impl AesIn {
     /// Returns the parameters as those of GCM.
     pub(crate) fn gcm(&self) -> Gcm {
