@@ -506,6 +506,7 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
         Boot::new("debug-starve", &["starve"]).long(),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
+        Boot::new("debug-chaos", &["chaos"]).long().seconds(60),
         Boot::kunit(),
     ]
 }
@@ -520,6 +521,10 @@ fn kasan() -> Vec<Boot> {
         Boot::new("kasan-soak", &["soak"]).long().seconds(60),
         Boot::new("kasan-life", &["life"]),
         Boot::new("kasan-load", &["load", "reset"]),
+        Boot::new("kasan-fault", &["fault"]),
+        Boot::new("kasan-aes", &["aes"]),
+        Boot::new("kasan-steady", &["steady"]),
+        Boot::new("kasan-starve-iommu", &["starve"]).iommu(),
         Boot::new(
             "kasan-abi",
             &[
