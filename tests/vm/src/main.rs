@@ -11,6 +11,8 @@ mod coverage;
 mod initramfs;
 mod kernel;
 mod kernel_log;
+mod ktap;
+mod kunit;
 mod machine;
 mod plan;
 mod process;
@@ -25,6 +27,7 @@ use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 use initramfs::Initramfs;
+use kunit::Expected;
 use machine::Config;
 use machine::Files;
 use machine::Outcome;
@@ -139,6 +142,10 @@ struct Test {
     /// How many machines may run at once.
     #[arg(long, short, default_value_t = 4)]
     jobs: usize,
+    /// Directory of the driver's source, which says which unit tests there have to be
+    /// inside the kernel; needed where these run.
+    #[arg(long)]
+    source: Option<PathBuf>,
     /// Processors.
     #[arg(long)]
     smp: Option<usize>,
@@ -221,7 +228,7 @@ impl Coverage {
         let work = self.common.work.canonicalize()?;
         let mut boots = plan::of(Variant::Stock, self.full);
         boots.retain(|boot| {
-            !matches!(boot.instead, Some(Instead::Script(_)))
+            !matches!(boot.instead, Some(Instead::Script(_) | Instead::Kunit(_)))
                 && !boot.config.card
                 && (self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name))
         });
@@ -234,7 +241,8 @@ impl Coverage {
             boot.config.plugin = Some(format!("{plugin},out={out},modules=on"));
             files.push(file);
         }
-        let good = test(&self.common, boots, self.jobs, true)?;
+        let runner = Runner::new(&self.common);
+        let good = runner.test(boots, self.jobs, true)?;
         let mut reached = BTreeSet::new();
         for file in files {
             reached.append(&mut coverage::reached(&file)?);
@@ -253,9 +261,22 @@ impl Fuzz {
         boot.config.append.extend(self.append.iter().cloned());
         boot
     }
+
+    fn run(&self) -> Result<bool> {
+        Runner::new(&self.common).test(vec![self.boot()], 1, false)
+    }
 }
 
 impl Test {
+    fn run(&self) -> Result<bool> {
+        let source = self.source.as_deref();
+        let runner = Runner {
+            expected: source.map(Expected::of_source).transpose()?,
+            ..Runner::new(&self.common)
+        };
+        runner.test(self.boots(), self.jobs, self.second_try)
+    }
+
     /// The boots that were asked for, on the machine and kernel that were.
     fn boots(&self) -> Vec<Boot> {
         let mut boots = self.planned();
@@ -427,31 +448,27 @@ fn judge(outcome: &Outcome, dir: &Path) -> bool {
     good
 }
 
-/// Runs one boot, with its logs in the directory `name`; `show` receives the lines
-/// that are there to be read.  Also returns the names of the tests that failed.
-fn run(
-    common: &Common,
-    boot: &Boot,
-    name: &str,
-    mut show: impl FnMut(&str),
-) -> Result<(Totals, Vec<String>)> {
-    let dir = machine::boot_directory(&common.work, name)?;
-    let other = common.module_of(boot);
-    let module = other.map_or(MODULE, |(name, _)| name);
-    let others: Vec<_> = other.into_iter().collect();
-    let files = common.files(&dir, &boot.command(module), &others)?;
-    let mut results = tap::Results::default();
-    show(&format!("# {}: {}", boot.name, boot.describe()));
-    let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));
-    let outcome = machine::run(&files, &boot.config, &dir, timeout, |line| {
-        results.push(line);
-        show(line);
-    })?;
-    let (totals, lines) = report::of_boot(boot.name, &outcome, &results, &dir);
-    for line in lines {
-        show(&line);
+/// Reads what a guest prints.
+enum Reader<'a> {
+    Tap(tap::Results),
+    /// What the kernel tells of unit tests, and those that there have to be.
+    Ktap(Box<ktap::Reader>, &'a Expected),
+}
+
+impl Reader<'_> {
+    fn push(&mut self, line: &str) {
+        match self {
+            Self::Tap(results) => results.push(line),
+            Self::Ktap(reader, _) => reader.push(line),
+        }
     }
-    Ok((totals, results.failed().to_vec()))
+
+    fn finish(self) -> tap::Results {
+        match self {
+            Self::Tap(results) => results,
+            Self::Ktap(reader, expected) => expected.results(*reader),
+        }
+    }
 }
 
 /// What came out so far, of all boots.
@@ -462,106 +479,158 @@ struct Results {
     failed: Vec<(Boot, Vec<String>)>,
 }
 
-/// Runs boots until there are none left.
-///
-/// One that is alone shows its lines as they come, others when they are done.
-fn work(
-    common: &Common,
-    boots: &Mutex<VecDeque<Boot>>,
-    results: &Mutex<Results>,
-    alone: bool,
-) -> Result<()> {
-    loop {
-        let next = boots.lock().expect("nobody panics").pop_front();
-        let Some(boot) = next else {
-            return Ok(());
+/// What all boots have in common.
+struct Runner<'a> {
+    common: &'a Common,
+    /// The unit tests that there have to be inside the kernel.
+    expected: Option<Expected>,
+}
+
+impl<'a> Runner<'a> {
+    fn new(common: &'a Common) -> Self {
+        Self {
+            common,
+            expected: None,
+        }
+    }
+
+    fn reader(&self, boot: &Boot) -> Result<Reader<'_>> {
+        let Some(Instead::Kunit(_)) = boot.instead else {
+            return Ok(Reader::Tap(tap::Results::default()));
         };
-        let mut lines = Vec::new();
-        let result = run(common, &boot, boot.name, |line| {
-            if alone {
-                println!("{line}");
-            } else {
-                lines.push(line.to_owned());
-            }
-        });
-        let mut results = results.lock().expect("nobody panics");
+        let expected = self.expected.as_ref();
+        let expected = expected.context("--source is missing: it has the unit tests")?;
+        Ok(Reader::Ktap(Box::default(), expected))
+    }
+
+    /// Runs one boot, with its logs in the directory `name`; `show` receives the lines
+    /// that are there to be read.  Also returns the names of the tests that failed.
+    fn run(
+        &self,
+        boot: &Boot,
+        name: &str,
+        mut show: impl FnMut(&str),
+    ) -> Result<(Totals, Vec<String>)> {
+        let common = self.common;
+        let dir = machine::boot_directory(&common.work, name)?;
+        let other = common.module_of(boot);
+        let module = other.map_or(MODULE, |(name, _)| name);
+        let others: Vec<_> = other.into_iter().collect();
+        let files = common.files(&dir, &boot.command(module), &others)?;
+        let mut reader = self.reader(boot)?;
+        show(&format!("# {}: {}", boot.name, boot.describe()));
+        let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));
+        let outcome = machine::run(&files, &boot.config, &dir, timeout, |line| {
+            reader.push(line);
+            show(line);
+        })?;
+        let results = reader.finish();
+        let (totals, lines) = report::of_boot(boot.name, &outcome, &results, &dir);
         for line in lines {
-            println!("{line}");
+            show(&line);
         }
-        let (totals, failed) = result.with_context(|| boot.name)?;
-        results.totals.add(&totals);
-        if !failed.is_empty() && boot.instead.is_none() {
-            results.failed.push((boot, failed));
-        }
+        Ok((totals, results.failed().to_vec()))
     }
-}
 
-/// Runs tests that failed once more, one machine at a time with nothing beside it.
-///
-/// Many tests say how long something may take, and several emulated machines on a
-/// busy host are slow without warning.  Only the verdict of a test gets a second
-/// chance: what the kernel's log or the device says against the driver is final,
-/// and so are more failures than a slow host explains.
-fn second_try(common: &Common, results: &mut Results) -> Result<()> {
-    let failures: usize = results.failed.iter().map(|(_, names)| names.len()).sum();
-    if failures > SECOND_TRIES {
-        println!("# {failures} tests failed: too many for a second try");
-        return Ok(());
-    }
-    for (mut boot, names) in mem::take(&mut results.failed) {
-        println!("# once more, alone: {}", names.join(", "));
-        boot.filters.clone_from(&names);
-        boot.part = (0, 1);
-        let logs = format!("{}-again", boot.name);
-        let (totals, failed) = run(common, &boot, &logs, |line| println!("{line}"))?;
-        results.totals.excuse(names.len());
-        results.totals.add(&totals);
-        for name in names.iter().filter(|name| !failed.contains(name)) {
-            println!("# passed at its second try only: {name}");
+    /// Runs boots until there are none left.
+    ///
+    /// One that is alone shows its lines as they come, others when they are done.
+    fn work(
+        &self,
+        boots: &Mutex<VecDeque<Boot>>,
+        results: &Mutex<Results>,
+        alone: bool,
+    ) -> Result<()> {
+        loop {
+            let next = boots.lock().expect("nobody panics").pop_front();
+            let Some(boot) = next else {
+                return Ok(());
+            };
+            let mut lines = Vec::new();
+            let result = self.run(&boot, boot.name, |line| {
+                if alone {
+                    println!("{line}");
+                } else {
+                    lines.push(line.to_owned());
+                }
+            });
+            let mut results = results.lock().expect("nobody panics");
+            for line in lines {
+                println!("{line}");
+            }
+            let (totals, failed) = result.with_context(|| boot.name)?;
+            results.totals.add(&totals);
+            if !failed.is_empty() && boot.instead.is_none() {
+                results.failed.push((boot, failed));
+            }
         }
     }
-    Ok(())
-}
 
-fn test(common: &Common, boots: Vec<Boot>, jobs: usize, again: bool) -> Result<bool> {
-    common.prepare()?;
-    // Here, so that two boots do not do it at once.
-    kernel::prepare(&common.kernel, &common.work)?;
-    ensure!(!boots.is_empty(), "there is no such machine");
-    let workers = jobs.clamp(1, boots.len());
-    let alone = boots.len() == 1;
-    let boots = Mutex::new(VecDeque::from(boots));
-    let results = Mutex::new(Results::default());
-    // A worker outlives what it starts, as the kernel wants it to.
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(|| work(common, &boots, &results, alone)))
-            .collect();
-        let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
-        threads.into_iter().try_for_each(join)
-    })?;
-    let mut results = results.into_inner().expect("nobody panics");
-    if again && !results.failed.is_empty() {
-        second_try(common, &mut results)?;
+    /// Runs tests that failed once more, one machine at a time with nothing beside it.
+    ///
+    /// Many tests say how long something may take, and several emulated machines on a
+    /// busy host are slow without warning.  Only the verdict of a test gets a second
+    /// chance: what the kernel's log or the device says against the driver is final,
+    /// and so are more failures than a slow host explains.
+    fn second_try(&self, results: &mut Results) -> Result<()> {
+        let failures: usize = results.failed.iter().map(|(_, names)| names.len()).sum();
+        if failures > SECOND_TRIES {
+            println!("# {failures} tests failed: too many for a second try");
+            return Ok(());
+        }
+        for (mut boot, names) in mem::take(&mut results.failed) {
+            println!("# once more, alone: {}", names.join(", "));
+            boot.filters.clone_from(&names);
+            boot.part = (0, 1);
+            let logs = format!("{}-again", boot.name);
+            let (totals, failed) = self.run(&boot, &logs, |line| println!("{line}"))?;
+            results.totals.excuse(names.len());
+            results.totals.add(&totals);
+            for name in names.iter().filter(|name| !failed.contains(name)) {
+                println!("# passed at its second try only: {name}");
+            }
+        }
+        Ok(())
     }
-    println!("{}", results.totals);
-    Ok(results.totals.good())
+
+    /// Runs all of them, `jobs` at a time, and those that failed `again` if that is
+    /// wanted; returns whether all was well in the end.
+    fn test(&self, boots: Vec<Boot>, jobs: usize, again: bool) -> Result<bool> {
+        let common = self.common;
+        common.prepare()?;
+        // Here, so that two boots do not do it at once.
+        kernel::prepare(&common.kernel, &common.work)?;
+        ensure!(!boots.is_empty(), "there is no such machine");
+        let workers = jobs.clamp(1, boots.len());
+        let alone = boots.len() == 1;
+        let boots = Mutex::new(VecDeque::from(boots));
+        let results = Mutex::new(Results::default());
+        // A worker outlives what it starts, as the kernel wants it to.
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers)
+                .map(|_| scope.spawn(|| self.work(&boots, &results, alone)))
+                .collect();
+            let join = |handle: thread::ScopedJoinHandle<_>| handle.join().expect("does not panic");
+            threads.into_iter().try_for_each(join)
+        })?;
+        let mut results = results.into_inner().expect("nobody panics");
+        if again && !results.failed.is_empty() {
+            self.second_try(&mut results)?;
+        }
+        println!("{}", results.totals);
+        Ok(results.totals.good())
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.action {
         Action::Demo(common) => demo(common),
-        Action::Test(options) => test(
-            &options.common,
-            options.boots(),
-            options.jobs,
-            options.second_try,
-        ),
+        Action::Test(options) => options.run(),
         Action::Bench(options) => bench::run(options),
         Action::Coverage(options) => options.run(),
         Action::Script(options) => options.run(),
-        Action::Fuzz(options) => test(&options.common, vec![options.boot()], 1, false),
+        Action::Fuzz(options) => options.run(),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

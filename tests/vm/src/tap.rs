@@ -44,18 +44,24 @@ impl Line {
             Some(rest) => (false, rest),
             None => (true, line.strip_prefix("ok ")?),
         };
-        let (number, rest) = rest.split_once(' ')?;
+        let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let number = number.parse().ok()?;
         let rest = rest.strip_prefix("- ").unwrap_or(rest);
-        let (name, skipped) = match rest.split_once(" # SKIP") {
-            Some((name, reason)) => (name, Some(reason.trim().to_owned())),
-            None => (rest, None),
+        let hash = rest
+            .match_indices('#')
+            .find(|&(at, _)| at == 0 || rest[..at].ends_with(' '));
+        let (name, directive) = match hash {
+            Some((at, _)) => (&rest[..at], rest[at + 1..].trim()),
+            None => (rest, ""),
         };
+        let skipped = directive
+            .strip_prefix("SKIP")
+            .filter(|reason| reason.is_empty() || reason.starts_with(' '));
         Some(Self::Test {
             ok,
             number,
             name: name.trim().to_owned(),
-            skipped,
+            skipped: skipped.map(|reason| reason.trim().to_owned()),
         })
     }
 
@@ -63,6 +69,14 @@ impl Line {
         let reason = line.strip_prefix("Bail out!")?;
         Some(Self::BailOut(reason.trim().to_owned()))
     }
+}
+
+/// What came out of one test.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
 }
 
 /// The results so far.
@@ -76,14 +90,34 @@ pub struct Results {
 }
 
 impl Results {
+    /// Those that have been read already: names, and what came out.
+    pub fn of(tests: Vec<(String, Verdict)>, problems: Vec<String>) -> Self {
+        let count = |wanted| {
+            tests
+                .iter()
+                .filter(|(_, verdict)| *verdict == wanted)
+                .count()
+        };
+        Self {
+            plan: Some(tests.len()),
+            seen: tests.len(),
+            passed: count(Verdict::Passed),
+            failed: tests
+                .into_iter()
+                .filter(|(_, verdict)| *verdict == Verdict::Failed)
+                .map(|(name, _)| name)
+                .collect(),
+            problems,
+        }
+    }
+
     /// Takes one line in.
-    pub fn push(&mut self, line: &str) -> Line {
-        let parsed = Line::parse(line);
-        match &parsed {
+    pub fn push(&mut self, line: &str) {
+        match Line::parse(line) {
             Line::Plan(_) if self.plan.is_some() => {
                 self.problems.push("more than one plan".to_owned());
             }
-            Line::Plan(count) => self.plan = Some(*count),
+            Line::Plan(count) => self.plan = Some(count),
             Line::Test {
                 ok,
                 number,
@@ -91,13 +125,13 @@ impl Results {
                 skipped,
             } => {
                 self.seen += 1;
-                if *number != self.seen {
+                if number != self.seen {
                     let expected = self.seen;
                     self.problems
                         .push(format!("test {number} where {expected} was due"));
                 }
                 match (ok, skipped) {
-                    (false, _) => self.failed.push(name.clone()),
+                    (false, _) => self.failed.push(name),
                     (true, None) => self.passed += 1,
                     (true, Some(_)) => {}
                 }
@@ -105,7 +139,6 @@ impl Results {
             Line::BailOut(reason) => self.problems.push(format!("bail out: {reason}")),
             Line::Other => {}
         }
-        parsed
     }
 
     /// How many tests passed; those skipped did not.
@@ -136,6 +169,7 @@ impl Results {
 mod tests {
     use super::Line;
     use super::Results;
+    use super::Verdict;
 
     fn results(text: &str) -> Results {
         let mut results = Results::default();
@@ -174,6 +208,43 @@ mod tests {
             Line::parse("Bail out! no module"),
             Line::BailOut("no module".to_owned())
         );
+    }
+
+    #[test]
+    fn a_name_ends_where_a_directive_begins() {
+        let parts = |line| match Line::parse(line) {
+            Line::Test {
+                ok, name, skipped, ..
+            } => (ok, name, skipped),
+            other => panic!("{other:?}"),
+        };
+        let skipped = |reason: &str| Some(reason.to_owned());
+        assert_eq!(parts("ok 1"), (true, String::new(), None));
+        assert_eq!(
+            parts("ok 1 # SKIP why"),
+            (true, String::new(), skipped("why"))
+        );
+        assert_eq!(parts("ok 1 a # SKIP"), (true, "a".to_owned(), skipped("")));
+        assert_eq!(parts("ok 1 a # SKIPPED"), (true, "a".to_owned(), None));
+        assert_eq!(
+            parts("not ok 1 a # TIMEOUT 30 seconds"),
+            (false, "a".to_owned(), None)
+        );
+        assert_eq!(parts("ok 5 a#1 b # rc=0"), (true, "a#1 b".to_owned(), None));
+        assert_eq!(Line::parse("ok then"), Line::Other);
+    }
+
+    #[test]
+    fn results_that_have_been_read_count_as_others_do() {
+        let tests = vec![
+            ("a".to_owned(), Verdict::Passed),
+            ("b".to_owned(), Verdict::Failed),
+            ("c".to_owned(), Verdict::Skipped),
+        ];
+        let results = Results::of(tests, vec!["problem".to_owned()]);
+        assert_eq!(results.passed(), 1);
+        assert_eq!(results.failed(), ["b"]);
+        assert_eq!(results.problems(), ["problem"]);
     }
 
     #[test]
