@@ -567,17 +567,19 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs tests that failed once more, one machine at a time with nothing beside it.
+    /// Returns the names of those that passed then.
     ///
     /// Many tests say how long something may take, and several emulated machines on a
     /// busy host are slow without warning.  Only the verdict of a test gets a second
     /// chance: what the kernel's log or the device says against the driver is final,
     /// and so are more failures than a slow host explains.
-    fn second_try(&self, results: &mut Results) -> Result<()> {
+    fn second_try(&self, results: &mut Results) -> Result<Vec<String>> {
         let failures: usize = results.failed.iter().map(|(_, names)| names.len()).sum();
         if failures > SECOND_TRIES {
             println!("# {failures} tests failed: too many for a second try");
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let mut passed = Vec::new();
         for (mut boot, names) in mem::take(&mut results.failed) {
             println!("# once more, alone: {}", names.join(", "));
             boot.filters.clone_from(&names);
@@ -586,11 +588,11 @@ impl<'a> Runner<'a> {
             let (totals, failed) = self.run(&boot, &logs, |line| println!("{line}"))?;
             results.totals.excuse(names.len());
             results.totals.add(&totals);
-            for name in names.iter().filter(|name| !failed.contains(name)) {
-                println!("# passed at its second try only: {name}");
-            }
+            let machine = boot.name;
+            let better = names.iter().filter(|name| !failed.contains(name));
+            passed.extend(better.map(|name| format!("{name} ({machine})")));
         }
-        Ok(())
+        Ok(passed)
     }
 
     /// Runs all of them, `jobs` at a time, and those that failed `again` if that is
@@ -614,8 +616,12 @@ impl<'a> Runner<'a> {
             threads.into_iter().try_for_each(join)
         })?;
         let mut results = results.into_inner().expect("nobody panics");
+        let mut late = Vec::new();
         if again && !results.failed.is_empty() {
-            self.second_try(&mut results)?;
+            late = self.second_try(&mut results)?;
+        }
+        if let Some(line) = report::second_tries(&late) {
+            println!("{line}");
         }
         println!("{}", results.totals);
         Ok(results.totals.good())

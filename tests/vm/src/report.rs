@@ -77,6 +77,16 @@ pub fn of_boot(
     (totals, lines)
 }
 
+/// Which tests passed only when they were tried once more, if there are any.
+pub fn second_tries(names: &[String]) -> Option<String> {
+    let whose = match names.len() {
+        0 => return None,
+        1 => "1 test passed at its".to_owned(),
+        count => format!("{count} tests passed at their"),
+    };
+    Some(format!("{whose} second try only: {}", names.join(", ")))
+}
+
 /// Results added up.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -112,6 +122,7 @@ impl fmt::Display for Totals {
 mod tests {
     use super::complaints;
     use super::of_boot;
+    use super::second_tries;
     use super::Totals;
     use crate::machine::Outcome;
     use crate::tap::Results;
@@ -165,5 +176,19 @@ mod tests {
             ..Outcome::default()
         };
         assert!(!totals(&outcome, "1..1\nok 1 - a\n").good());
+    }
+
+    #[test]
+    fn second_tries_are_told() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(second_tries(&[]), None);
+        assert_eq!(
+            second_tries(&names[..1]).unwrap(),
+            "1 test passed at its second try only: a"
+        );
+        assert_eq!(
+            second_tries(&names).unwrap(),
+            "2 tests passed at their second try only: a, b"
+        );
     }
 }
