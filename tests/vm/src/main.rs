@@ -18,6 +18,7 @@ mod plan;
 mod process;
 mod report;
 mod script;
+mod summary;
 mod tap;
 
 use anyhow::ensure;
@@ -146,6 +147,9 @@ struct Test {
     /// inside the kernel; needed where these run.
     #[arg(long)]
     source: Option<PathBuf>,
+    /// File that gets a row for each machine.
+    #[arg(long)]
+    summary: Option<PathBuf>,
     /// Processors.
     #[arg(long)]
     smp: Option<usize>,
@@ -241,7 +245,7 @@ impl Coverage {
             boot.config.plugin = Some(format!("{plugin},out={out},modules=on"));
             files.push(file);
         }
-        let runner = Runner::new(&self.common);
+        let runner = Runner::new(&self.common, Variant::Stock);
         let good = runner.test(boots, self.jobs, true)?;
         let mut reached = BTreeSet::new();
         for file in files {
@@ -263,7 +267,7 @@ impl Fuzz {
     }
 
     fn run(&self) -> Result<bool> {
-        Runner::new(&self.common).test(vec![self.boot()], 1, false)
+        Runner::new(&self.common, self.variant).test(vec![self.boot()], 1, false)
     }
 }
 
@@ -272,7 +276,8 @@ impl Test {
         let source = self.source.as_deref();
         let runner = Runner {
             expected: source.map(Expected::of_source).transpose()?,
-            ..Runner::new(&self.common)
+            summary: self.summary.as_deref(),
+            ..Runner::new(&self.common, self.variant)
         };
         runner.test(self.boots(), self.jobs, self.second_try)
     }
@@ -482,15 +487,20 @@ struct Results {
 /// What all boots have in common.
 struct Runner<'a> {
     common: &'a Common,
+    variant: Variant,
     /// The unit tests that there have to be inside the kernel.
     expected: Option<Expected>,
+    /// File that gets a row for each machine.
+    summary: Option<&'a Path>,
 }
 
 impl<'a> Runner<'a> {
-    fn new(common: &'a Common) -> Self {
+    fn new(common: &'a Common, variant: Variant) -> Self {
         Self {
             common,
+            variant,
             expected: None,
+            summary: None,
         }
     }
 
@@ -528,6 +538,16 @@ impl<'a> Runner<'a> {
         let (totals, lines) = report::of_boot(boot.name, &outcome, &results, &dir);
         for line in lines {
             show(&line);
+        }
+        if let Some(file) = self.summary {
+            summary::add(
+                file,
+                name,
+                self.variant,
+                &boot.config,
+                &totals,
+                outcome.total,
+            )?;
         }
         Ok((totals, results.failed().to_vec()))
     }

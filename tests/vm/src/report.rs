@@ -90,8 +90,8 @@ pub fn second_tries(names: &[String]) -> Option<String> {
 /// Results added up.
 #[derive(Debug, Default)]
 pub struct Totals {
-    passed: usize,
-    failed: usize,
+    pub passed: usize,
+    pub failed: usize,
 }
 
 impl Totals {
