@@ -2,6 +2,8 @@
 //! Devices that misbehave.
 
 use crate::check_eq;
+use crate::health;
+use crate::health::Held;
 use crate::runner::Env;
 use crate::runner::Test;
 use crate::scene::HsmScene;
@@ -18,6 +20,7 @@ use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Error;
 use azihsm_uapi::Flow;
+use azihsm_uapi::ResetKind;
 use nix::sched::sched_setaffinity;
 use nix::sched::CpuSet;
 use nix::unistd::Pid;
@@ -30,97 +33,150 @@ use std::time::Instant;
 /// How long a command may take before the driver gives it up.
 const TIMEOUT: Duration = Duration::from_secs(6);
 
+/// How long the driver may need until another attempt at a device that did not start.
+const BACK: Duration = Duration::from_secs(30);
+
 /// What the driver may say about a device that does not answer, or oddly.
 const ODD: &[&str] = &["azihsm"];
 
-/// One way for the device to make a probe fail.
+/// One way for the device not to be started.
 struct Broken {
     name: &'static str,
     faults: fn() -> Vec<Value>,
+    /// What the driver says of it.
+    says: &'static str,
     /// How long the failure may take.
     patience: u64,
 }
 
+/// The device refuses the command after `skip` others of its kind.
+fn refused(opcode: u8, status: u16, skip: u64) -> Vec<Value> {
+    vec![json!({
+        "fault": "status", "class": "admin", "opcode": opcode, "status": status, "skip": skip,
+    })]
+}
+
+/// The identify page has other bytes.
+fn identified(offset: usize, data: &str) -> Vec<Value> {
+    vec![json!({ "fault": "identify", "offset": offset, "data": data })]
+}
+
+const CREATE_SQ: u8 = 1;
+const CREATE_CQ: u8 = 5;
+const IDENTIFY: u8 = 6;
+const GET_FEATURES: u8 = 10;
+
+/// In the order in which the driver starts a device.
 const BROKEN: &[Broken] = &[
     Broken {
         name: "never-ready",
         faults: || vec![json!({ "fault": "stuck_enable" })],
+        says: "controller does not become ready",
         patience: 5,
     },
     Broken {
         name: "enable-fails",
         faults: || vec![json!({ "fault": "fail_enable" })],
+        says: "controller does not become ready",
         patience: 5,
     },
     Broken {
         name: "no-admin-queue",
         faults: || vec![json!({ "fault": "dead_admin_queue" })],
+        says: "cannot identify the device: no completion in time",
         patience: 45,
     },
     Broken {
         name: "identify-refused",
-        faults: || vec![json!({ "fault": "status", "class": "admin", "opcode": 6, "status": 2 })],
+        faults: || refused(IDENTIFY, 2, 0),
+        says: "cannot identify the device: status 0x0002",
         patience: 10,
     },
     Broken {
         name: "hsm-sq-entry-size",
-        faults: || vec![json!({ "fault": "identify", "offset": 77, "data": "77" })],
+        faults: || identified(77, "77"),
+        says: "cannot identify the device: HSM SQE size is not 64 bytes",
         patience: 10,
     },
     Broken {
         name: "hsm-cq-entry-size",
-        faults: || vec![json!({ "fault": "identify", "offset": 78, "data": "45" })],
+        faults: || identified(78, "45"),
+        says: "cannot identify the device: HSM CQE size is not 16 bytes",
         patience: 10,
     },
     Broken {
         name: "aes-sq-entry-size",
-        faults: || vec![json!({ "fault": "identify", "offset": 83, "data": "76" })],
+        faults: || identified(83, "76"),
+        says: "cannot identify the device: AES SQE size is not 128 bytes",
         patience: 10,
     },
     Broken {
         name: "aes-cq-entry-size",
-        faults: || vec![json!({ "fault": "identify", "offset": 84, "data": "60" })],
+        faults: || identified(84, "60"),
+        says: "cannot identify the device: AES CQE size is not 64 bytes",
+        patience: 10,
+    },
+    Broken {
+        name: "no-such-controller",
+        faults: || identified(74, "4100"),
+        says: "cannot identify the device: controller identifier is above 64",
+        patience: 10,
+    },
+    Broken {
+        name: "hsm-queue-count-refused",
+        faults: || refused(GET_FEATURES, 2, 0),
+        says: "cannot count the HSM queues: status 0x0002",
+        patience: 10,
+    },
+    Broken {
+        name: "no-hsm-queues",
+        // One less than two, in 16 bits, becomes one less than none.
+        faults: || {
+            let flip = |offset, xor: u8| {
+                json!({
+                    "fault": "corrupt_cqe", "class": "admin", "opcode": GET_FEATURES,
+                    "offset": offset, "xor": xor,
+                })
+            };
+            vec![flip(0, 0xfe), flip(1, 0xff)]
+        },
+        says: "cannot count the HSM queues: there are none",
+        patience: 10,
+    },
+    Broken {
+        name: "aes-queue-count-refused",
+        faults: || refused(GET_FEATURES, 2, 1),
+        says: "cannot count the AES queues: status 0x0002",
+        patience: 10,
+    },
+    Broken {
+        name: "features-refused",
+        faults: || refused(GET_FEATURES, 2, 2),
+        says: "cannot read the features: status 0x0002",
         patience: 10,
     },
     Broken {
         name: "first-cq-refused",
-        faults: || {
-            vec![json!({ "fault": "status", "class": "admin", "opcode": 5, "status": 0x108 })]
-        },
+        faults: || refused(CREATE_CQ, 0x108, 0),
+        says: "cannot create queue 1: status 0x0108",
         patience: 10,
     },
     Broken {
         name: "last-cq-refused",
-        faults: || {
-            vec![json!({
-                "fault": "status", "class": "admin", "opcode": 5, "status": 0x108, "skip": 5,
-            })]
-        },
+        faults: || refused(CREATE_CQ, 0x108, 5),
+        says: "cannot create queue 259: status 0x0108",
         patience: 10,
     },
     Broken {
         name: "first-sq-refused",
-        faults: || {
-            vec![json!({ "fault": "status", "class": "admin", "opcode": 1, "status": 0x102 })]
-        },
+        faults: || refused(CREATE_SQ, 0x102, 0),
+        says: "cannot create queue 1: status 0x0102",
         patience: 10,
     },
     Broken {
         name: "last-sq-refused",
-        faults: || {
-            vec![json!({
-                "fault": "status", "class": "admin", "opcode": 1, "status": 0x102, "skip": 5,
-            })]
-        },
-        patience: 10,
-    },
-    Broken {
-        name: "queue-count-refused",
-        // Whether the driver asks by Get Features or by Set Features.
-        faults: || {
-            let refuse = |opcode| json!({ "fault": "status", "class": "admin", "opcode": opcode, "status": 2 });
-            vec![refuse(9), refuse(10)]
-        },
+        faults: || refused(CREATE_SQ, 0x102, 5),
+        says: "cannot create queue 259: status 0x0102",
         patience: 10,
     },
 ];
@@ -154,15 +210,30 @@ pub fn tests() -> Vec<Test> {
         Test::new("fault/slow-enable", slow_enable).takes(4),
         Test::new("fault/session-of-a-lost-open-is-flushed", lost_open).takes(9),
         Test::new("fault/probe-all-ones", probe_gone).takes(1),
+        Test::new("fault/reset-fewer-hsm-queues", |env: &Env| {
+            fewer_queues(env, "groups", json!(1), json!(2))
+        })
+        .takes(3),
+        Test::new("fault/reset-fewer-aes-queues", |env: &Env| {
+            fewer_queues(env, "aes_queues", json!(1), Value::Null)
+        })
+        .takes(3),
+        Test::new("fault/reset-no-aes-queues", |env: &Env| {
+            fewer_queues(env, "aes_queues", json!(0), Value::Null)
+        })
+        .takes(3),
     ];
     for broken in BROKEN {
-        let name = format!("fault/probe-{}", broken.name);
-        let test = Test::new(name, |env: &Env| probe(env, broken));
-        tests.push(if broken.patience > 30 {
-            test.long()
-        } else {
-            test
-        });
+        let bodies: [fn(&Env, &Broken) -> Result<()>; 2] = [probe, reset];
+        for (when, body) in ["probe", "reset"].into_iter().zip(bodies) {
+            let name = format!("fault/{when}-{}", broken.name);
+            let test = Test::new(name, move |env: &Env| body(env, broken)).takes(2);
+            tests.push(if broken.patience > 30 {
+                test.long()
+            } else {
+                test
+            });
+        }
     }
     tests
         .into_iter()
@@ -515,7 +586,7 @@ fn lost_open(env: &Env) -> Result<()> {
 
 /// Makes sure that binding the driver fails, says why once, and leaves nothing
 /// behind that would make the next attempt fail.
-fn check_probe_fails(env: &Env, address: &str, patience: u64) -> Result<()> {
+fn check_probe_fails(env: &Env, address: &str, says: &str, patience: u64) -> Result<()> {
     let mut log = KernelLog::end()?;
     let start = Instant::now();
     ensure!(pci::bind(address).is_err(), "the driver was bound");
@@ -529,6 +600,10 @@ fn check_probe_fails(env: &Env, address: &str, patience: u64) -> Result<()> {
         .filter(|message| !message.is_harmless())
         .collect();
     check_eq!(told.len(), 1, "lines in the log: {messages:?}");
+    ensure!(
+        told[0].text.contains(says),
+        "not about {says:?}: {messages:?}"
+    );
     let interrupts = std::fs::read_to_string("/proc/interrupts")?;
     let left = interrupts
         .lines()
@@ -554,7 +629,7 @@ fn probe(env: &Env, broken: &Broken) -> Result<()> {
     for fault in (broken.faults)() {
         inject(env, fault)?;
     }
-    let result = check_probe_fails(env, &address, broken.patience);
+    let result = check_probe_fails(env, &address, broken.says, broken.patience);
     env.control()?.clear_faults()?;
     env.control()?.set("cap_to", &json!(timeout))?;
     result?;
@@ -567,9 +642,66 @@ fn probe_gone(env: &Env) -> Result<()> {
     let address = env.address()?;
     pci::unbind(&address)?;
     inject(env, json!({ "fault": "gone", "on": true }))?;
-    let result = check_probe_fails(env, &address, 15);
+    let result = check_probe_fails(env, &address, "device does not answer", 15);
     inject(env, json!({ "fault": "gone", "on": false }))?;
     result?;
     pci::bind(&address).context("second attempt")?;
     check_well(env)
+}
+
+/// Makes sure that a reset fails, which the device could be stopped for but not
+/// started from, and that the driver says why.
+fn check_reset_fails(env: &Env, says: &str) -> Result<()> {
+    let device = env.open()?;
+    let mut log = KernelLog::end()?;
+    let error = device.reset(ResetKind::Controller).err();
+    check_eq!(
+        error.map(|error| error.errno),
+        Some(Errno::IO),
+        "reset of a device that does not start"
+    );
+    let messages = log.read_about_driver()?;
+    ensure!(
+        messages.iter().any(|message| message.text.contains(says)),
+        "nothing of {says:?}: {messages:?}"
+    );
+    let (result, _) = command(&device);
+    // Another attempt may be under way.
+    ensure!(
+        result.is_err_and(|Error { errno, ext }| {
+            errno == Errno::AGAIN && matches!(ext, ext::HSM_NOT_READY | ext::RECOVERING)
+        }),
+        "{result:?} of a device that did not start"
+    );
+    Ok(())
+}
+
+/// What makes a probe fail makes a reset fail; the next attempt succeeds.
+fn reset(env: &Env, broken: &Broken) -> Result<()> {
+    let held = Held::measure()?;
+    let timeout = ready_timeout(env)?;
+    // As above.
+    env.control()?.set("cap_to", &json!(1))?;
+    for fault in (broken.faults)() {
+        inject(env, fault)?;
+    }
+    let result = check_reset_fails(env, broken.says);
+    env.control()?.clear_faults()?;
+    env.control()?.set("cap_to", &json!(timeout))?;
+    result?;
+    health::wait_serving(env, BACK)?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// The device has less after a reset than it had, until it gets that back.
+fn fewer_queues(env: &Env, option: &str, fewer: Value, usual: Value) -> Result<()> {
+    let held = Held::measure()?;
+    env.control()?.set(option, &fewer)?;
+    let result = check_reset_fails(env, "function has lost queues");
+    env.control()?.set(option, &usual)?;
+    result?;
+    health::wait_serving(env, BACK)?;
+    health::check_well(env)?;
+    held.check_same_soon()
 }
