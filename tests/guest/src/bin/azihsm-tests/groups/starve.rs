@@ -3,8 +3,8 @@
 //! nothing is left of what failed, and the next attempt succeeds.
 //!
 //! A kernel with failure injection counts for one thread what could fail, and has
-//! the `n`th fail.  What the driver's own tasks do is told by the code that is on
-//! the stack.
+//! the `n`th fail.  What the driver's own tasks do, and what is done to map memory
+//! for the device, is told by the code that is on the stack.
 
 use crate::check_eq;
 use crate::health;
@@ -13,6 +13,7 @@ use crate::runner::Skip;
 use crate::runner::Test;
 use crate::scene::AesScene;
 use crate::scene::HsmScene;
+use crate::scene::STALE;
 use crate::usage::LeakFinder;
 use anyhow::bail;
 use anyhow::ensure;
@@ -23,11 +24,17 @@ use azihsm_guest::hsm;
 use azihsm_guest::hsm::Session;
 use azihsm_guest::module;
 use azihsm_guest::pci;
+use azihsm_guest::sys;
 use azihsm_mbor::Operation;
+use azihsm_uapi::abi;
+use azihsm_uapi::abi::ext;
+use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
 use azihsm_uapi::ResetKind;
 use nix::libc;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -35,6 +42,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use zerocopy::FromZeros;
+use zerocopy::Immutable;
+use zerocopy::IntoBytes;
 
 /// What can be made to fail.
 const KINDS: [&str; 2] = ["failslab", "fail_page_alloc"];
@@ -88,8 +98,15 @@ pub fn tests() -> Vec<Test> {
 const DMA_DEBUG: &str = "add_dma_entry";
 const PROC: &str = "__proc_create";
 
-/// Sets what fails, and how: also what may wait for memory, but nothing in `spared`.
-fn prepare(spared: &str) -> Result<()> {
+/// From where to where code is.
+type Extent = (u64, u64);
+
+/// Any code.
+const ANYWHERE: Extent = (0, u64::MAX);
+
+/// Sets what fails, and how: also what may wait for memory, but only `within` some
+/// code and nothing in `spared`.
+fn prepare(within: Extent, spared: &str) -> Result<()> {
     for kind in KINDS {
         let dir = Path::new("/sys/kernel/debug").join(kind);
         if !dir.exists() {
@@ -110,16 +127,29 @@ fn prepare(spared: &str) -> Result<()> {
         let (start, end) = extent(spared)?;
         set("reject-start", &format!("{start:#x}"))?;
         set("reject-end", &format!("{end:#x}"))?;
+        restrict(&dir, within)?;
     }
-    let usercopy = Path::new("/sys/kernel/debug/fail_usercopy/verbose");
+    let usercopy = Path::new("/sys/kernel/debug/fail_usercopy");
     if usercopy.exists() {
-        fs::write(usercopy, "0")?;
+        fs::write(usercopy.join("verbose"), "0")?;
+        restrict(usercopy, within)?;
     }
     Ok(())
 }
 
+/// Has only what is done `within` some code fail.
+fn restrict(kind: &Path, within: Extent) -> Result<()> {
+    if !kind.join("require-start").exists() {
+        return Err(Skip("the kernel does not look at stacks").into());
+    }
+    fs::write(kind.join("stacktrace-depth"), "32")?;
+    fs::write(kind.join("require-start"), format!("{:#x}", within.0))?;
+    fs::write(kind.join("require-end"), format!("{:#x}", within.1))?;
+    Ok(())
+}
+
 /// Where a function of the kernel begins and ends.
-fn extent(name: &str) -> Result<(u64, u64)> {
+fn extent(name: &str) -> Result<Extent> {
     let symbols = fs::read_to_string("/proc/kallsyms")?;
     let mut start = None;
     let mut end = u64::MAX;
@@ -143,7 +173,11 @@ struct Starver(File);
 
 impl Starver {
     fn new(spared: &str) -> Result<Self> {
-        prepare(spared)?;
+        Self::within(ANYWHERE, spared)
+    }
+
+    fn within(extent: Extent, spared: &str) -> Result<Self> {
+        prepare(extent, spared)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -199,10 +233,94 @@ impl Starver {
     }
 }
 
-/// Errors that a caller may get when there is no memory, or its own is not there;
-/// the last one is for the data of an HSM command (abi.rst 3.2).
-fn is_of_memory(errno: Errno) -> bool {
-    matches!(errno, Errno::NOMEM | Errno::FAULT | Errno::INVAL)
+/// How an ioctl ended: its result, and the extended status, unless its output was
+/// not written.
+type End = (Result<i32, Errno>, Option<u32>);
+
+/// Caller's structures that could not be read, or not be written.
+const NO_STRUCTURE: End = (Err(Errno::FAULT), None);
+
+const DONE: End = (Ok(0), Some(ext::OK));
+
+/// Ends of HSM commands, of which nothing needs memory (abi.rst 3.2, rows 1, 3, 18,
+/// 21 and 22).
+const OF_HSM: &[End] = &[
+    NO_STRUCTURE,
+    (Err(Errno::INVAL), Some(ext::HSM_SRC)),
+    (Err(Errno::INVAL), Some(ext::HSM_DST)),
+    DONE,
+];
+
+const NO_MEMORY_FOR_AES: End = (Err(Errno::NOMEM), Some(ext::AES_NOMEM));
+
+/// Ends of AES commands (abi.rst 3.5, rows 1, 3, 24, 25 and 30).
+const OF_AES: &[End] = &[
+    NO_STRUCTURE,
+    NO_MEMORY_FOR_AES,
+    (Err(Errno::FAULT), Some(ext::AES_NOMEM)),
+    DONE,
+];
+
+const NO_MEMORY_FOR_RESET: End = (Err(Errno::NOMEM), Some(abi::RESET_FAILED));
+
+/// Ends of resets, with their status (abi.rst 3.4, rows 1 and 8, and below).
+const OF_RESET: &[End] = &[
+    NO_STRUCTURE,
+    NO_MEMORY_FOR_RESET,
+    (Ok(0), Some(abi::RESET_OK)),
+];
+
+/// How many ioctls ended how: by the number of the error or 0, and the status.
+#[derive(Default)]
+struct Ends(BTreeMap<(i32, Option<u32>), u32>);
+
+impl Ends {
+    /// Counts one, and makes sure that it may be so.
+    fn note(&mut self, end: End, allowed: &[End]) -> Result<()> {
+        ensure!(allowed.contains(&end), "{end:?}");
+        *self.0.entry(Self::key(end)).or_default() += 1;
+        Ok(())
+    }
+
+    fn count(&self, end: End) -> u32 {
+        self.0.get(&Self::key(end)).copied().unwrap_or(0)
+    }
+
+    fn key((result, status): End) -> (i32, Option<u32>) {
+        let errno = result.map_or_else(|error| error.raw_os_error(), |_| 0);
+        (errno, status)
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |(&(errno, status), count): (&(i32, Option<u32>), &u32)| match status {
+            Some(status) => format!("{count} with errno {errno}, status {status}"),
+            None => format!("{count} with errno {errno} and nothing written"),
+        };
+        let list: Vec<_> = self.0.iter().map(text).collect();
+        f.write_str(&list.join(", "))
+    }
+}
+
+/// What says how an ioctl ended, unless all of `output` is stale.
+fn said(output: &(impl IntoBytes + Immutable), status: u32) -> Option<u32> {
+    let stale = output.as_bytes().iter().all(|&byte| byte == STALE);
+    (!stale).then_some(status)
+}
+
+/// Sends a command; its output was stale before.
+fn send_hsm(scene: &mut HsmScene, device: &Device) -> End {
+    scene.cmd.output.as_mut_bytes().fill(STALE);
+    let result = scene.send(device);
+    (result, said(&scene.cmd.output, scene.cmd.output.ext))
+}
+
+/// The same for AES.
+fn send_aes(scene: &mut AesScene, device: &Device) -> End {
+    scene.cmd.output.as_mut_bytes().fill(STALE);
+    let result = scene.send(device);
+    (result, said(&scene.cmd.output, scene.cmd.output.ext))
 }
 
 /// Says at how many points something failed.
@@ -281,26 +399,18 @@ fn info(env: &Env) -> Result<()> {
     watch.end(env)
 }
 
-/// A result that a caller who is short of memory may get.
-fn check(result: Result<i32, Errno>) -> Result<()> {
-    match result {
-        Ok(0) => Ok(()),
-        Err(errno) if is_of_memory(errno) => Ok(()),
-        other => bail!("{other:?}"),
-    }
-}
-
 /// A session is opened and closed; whatever fails, its descriptor takes it along.
 fn sessions(env: &Env) -> Result<()> {
     let mut starver = Starver::new(DMA_DEBUG)?;
     let watch = Watch::begin()?;
+    let mut ends = Ends::default();
     let mut points = 0;
     for nth in 1..MOST {
         let device = env.open()?;
         let mut scene = HsmScene::new(Flow::Open, &hsm::open_request())?;
-        let (result, failed) = starver.run(nth, || scene.send(&device))?;
-        check(result)?;
-        if result.is_ok() {
+        let (end, failed) = starver.run(nth, || send_hsm(&mut scene, &device))?;
+        ends.note(end, OF_HSM)?;
+        if end == DONE {
             check_eq!(scene.cmd.output.status, 0, "device status");
         }
         drop(device);
@@ -315,8 +425,8 @@ fn sessions(env: &Env) -> Result<()> {
         let session = hsm::open_session(&device)?;
         let request = hsm::plain(Operation::CLOSE_SESSION, Some(session.id));
         let mut scene = HsmScene::new(Flow::Close(session.id), &request)?;
-        let (result, failed) = starver.run(nth, || scene.send(&device))?;
-        check(result)?;
+        let (end, failed) = starver.run(nth, || send_hsm(&mut scene, &device))?;
+        ends.note(end, OF_HSM)?;
         drop(device);
         health::check_no_sessions(env)?;
         if !failed {
@@ -324,6 +434,7 @@ fn sessions(env: &Env) -> Result<()> {
         }
         points += 1;
     }
+    println!("# {ends}");
     tell("opening and closing a session", points)?;
     watch.end(env)
 }
@@ -333,9 +444,15 @@ fn hsm_command(env: &Env) -> Result<()> {
     let watch = Watch::begin()?;
     let device = env.open()?;
     let mut scene = HsmScene::get_api_rev()?;
-    let points = starver.each(ALL, || scene.send(&device), check)?;
+    let mut ends = Ends::default();
+    let points = starver.each(
+        ALL,
+        || send_hsm(&mut scene, &device),
+        |end| ends.note(end, OF_HSM),
+    )?;
     scene.send_well(&device)?;
     drop(device);
+    println!("# {ends}");
     tell("an HSM command", points)?;
     watch.end(env)
 }
@@ -350,6 +467,7 @@ fn aes_commands(env: &Env) -> Result<()> {
     let mut key = |kind, byte| control.load_key(kind, &[byte; 32], session);
     let gcm = key(KeyKind::Gcm, 1)?;
     let xts = (key(KeyKind::Xts, 2)?, key(KeyKind::Xts, 3)?);
+    let mut ends = Ends::default();
     let mut points = 0;
     for length in [16, 4096, 100 << 10, 2 << 20] {
         let text = vec![0x5a; length];
@@ -358,7 +476,11 @@ fn aes_commands(env: &Env) -> Result<()> {
             AesScene::xts(session, xts, &text)?,
         ] {
             let each = starver
-                .each(ALL, || scene.send(&device), check)
+                .each(
+                    ALL,
+                    || send_aes(&mut scene, &device),
+                    |end| ends.note(end, OF_AES),
+                )
                 .with_context(|| format!("{length} bytes"))?;
             println!(
                 "# AES command {:#x} of {length} bytes: {each} failures",
@@ -369,6 +491,11 @@ fn aes_commands(env: &Env) -> Result<()> {
         }
     }
     drop(device);
+    println!("# {ends}");
+    ensure!(
+        ends.count(NO_MEMORY_FOR_AES) > 0,
+        "there was memory for all"
+    );
     tell("AES commands", points)?;
     watch.end(env)
 }
@@ -377,12 +504,28 @@ fn reset(env: &Env) -> Result<()> {
     let mut starver = Starver::new(DMA_DEBUG)?;
     let watch = Watch::begin()?;
     let device = env.open()?;
+    let mut ends = Ends::default();
+    let mut arg = abi::Reset::new_zeroed();
+    arg.hdr.size = size_of::<abi::Reset>() as u32;
+    arg.kind = abi::RESET_CONTROLLER;
     let points = starver.each(
         ALL,
-        || device.reset(ResetKind::Controller),
-        |_| health::wait_serving(env, BACK).map(drop),
+        || {
+            arg.status = u32::from_ne_bytes([STALE; 4]);
+            let result = sys::submit(&device, abi::IOC_RESET, &mut arg);
+            (result, said(&arg.status, arg.status))
+        },
+        |end| {
+            ends.note(end, OF_RESET)?;
+            health::wait_serving(env, BACK).map(drop)
+        },
     )?;
     drop(device);
+    println!("# {ends}");
+    ensure!(
+        ends.count(NO_MEMORY_FOR_RESET) > 0,
+        "there was memory for all"
+    );
     tell("a reset", points)?;
     watch.end(env)
 }
@@ -444,7 +587,7 @@ fn recovery(env: &Env) -> Result<()> {
     // Bytes for the one, pages for the other.
     const STEPS: [u32; 2] = [32, 1];
 
-    prepare(DMA_DEBUG)?;
+    prepare(ANYWHERE, DMA_DEBUG)?;
     let watch = Watch::begin()?;
     let mut points = 0;
     for (kind, step) in KINDS.into_iter().zip(STEPS) {
