@@ -83,6 +83,7 @@ pub fn tests() -> Vec<Test> {
         test("sessions", sessions).takes(20),
         test("hsm-command", hsm_command).takes(10),
         test("aes-commands", aes_commands).takes(30),
+        test("aes-mapping", aes_mapping).takes(30),
         test("reset", reset).takes(20),
         test("recovery-by-the-worker", recovery).takes(40),
         test("bind-some", |env| bind(env, 17)).takes(40),
@@ -97,6 +98,9 @@ pub fn tests() -> Vec<Test> {
 /// else is done later, if they get no memory.
 const DMA_DEBUG: &str = "add_dma_entry";
 const PROC: &str = "__proc_create";
+
+/// What maps memory of users for a device that is behind an IOMMU.
+const MAP: &str = "iommu_dma_map_sg";
 
 /// From where to where code is.
 type Extent = (u64, u64);
@@ -497,6 +501,66 @@ fn aes_commands(env: &Env) -> Result<()> {
         "there was memory for all"
     );
     tell("AES commands", points)?;
+    watch.end(env)
+}
+
+/// Where code of the kernel is that maps memory behind an IOMMU, if the device is
+/// behind one.
+fn mapping(env: &Env, function: &str) -> Result<Extent> {
+    let group = pci::directory(&env.address()?).join("iommu_group/type");
+    match fs::read_to_string(group) {
+        Ok(kind) if kind.starts_with("DMA") => extent(function),
+        _ => Err(Skip("there is no IOMMU, and mapping cannot fail").into()),
+    }
+}
+
+/// Memory of users cannot be mapped: what is pinned is given back, and what is mapped
+/// already of the other buffer, but nothing that is not.
+fn aes_mapping(env: &Env) -> Result<()> {
+    let mut starver = Starver::within(mapping(env, MAP)?, DMA_DEBUG)?;
+    let watch = Watch::begin()?;
+    let device = env.open()?;
+    let session: Session = hsm::open_session(&device)?;
+    let mut control = env.control()?;
+    let mut key = |kind, byte| control.load_key(kind, &[byte; 32], session);
+    let gcm = key(KeyKind::Gcm, 1)?;
+    let xts = (key(KeyKind::Xts, 2)?, key(KeyKind::Xts, 3)?);
+    let held = health::Held::measure()?;
+    let mut ends = Ends::default();
+    let mut points = 0;
+    for length in [2 << 20, 7 << 20] {
+        let text = vec![0x5a; length];
+        for mut scene in [
+            AesScene::gcm(session, gcm, &text)?,
+            AesScene::xts(session, xts, &text)?,
+        ] {
+            // Large pages of memory are none for the IOMMU then, so that it needs tables.
+            let input = &mut scene.cmd.input;
+            input.src = scene.src.address(sys::PAGE);
+            input.dst = scene.dst.address(sys::PAGE);
+            input.src_len -= sys::PAGE as u32;
+            input.dst_len = input.src_len;
+            points += starver
+                .each(
+                    ALL,
+                    || send_aes(&mut scene, &device),
+                    |end| {
+                        ends.note(end, &[NO_MEMORY_FOR_AES, DONE])?;
+                        // What no command has any more, at once.
+                        check_eq!(health::Held::measure()?, held, "memory after {end:?}");
+                        Ok(())
+                    },
+                )
+                .with_context(|| format!("{length} bytes"))?;
+            scene.send_well(&device)?;
+        }
+    }
+    drop(device);
+    println!("# {ends}");
+    let refused = ends.count(NO_MEMORY_FOR_AES);
+    println!("# mapping: {refused} times not at all");
+    ensure!(refused > 0, "no mapping failed");
+    tell("mapping texts", points)?;
     watch.end(env)
 }
 
