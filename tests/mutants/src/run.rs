@@ -181,11 +181,12 @@ impl<'a> Work<'a> {
             return Ok(Verdict::Error(format!("does not compile:\n{log}")));
         }
         let test = || self.test(number, &mutant.name, &mutant.tests, &mutant.options, 1);
-        match test()? {
-            // Once more: an emulated machine may die before it has booted.
-            Verdict::Error(_) => test(),
-            verdict => Ok(verdict),
+        let first = test()?;
+        if first.is_doubtful() {
+            // An emulated machine may die, or hang, for reasons of its own.
+            return Ok(first.again(test()?));
         }
+        Ok(first)
     }
 
     /// The copy of the driver that worker `number` has.
@@ -284,7 +285,7 @@ impl<'a> Work<'a> {
         let logs = self.dir.join("logs");
         fs::create_dir_all(&logs)?;
         fs::write(logs.join(format!("{name}.log")), text.as_bytes())?;
-        Ok(match Verdict::of(&text) {
+        Ok(match Verdict::of_machine(&text) {
             Verdict::Error(what) => {
                 let log = String::from_utf8_lossy(&output.stderr);
                 Verdict::Error(format!("{what} {log}"))

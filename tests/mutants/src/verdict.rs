@@ -8,8 +8,11 @@ use std::fmt;
 pub enum Verdict {
     /// These tests failed.
     Tests(Vec<String>),
-    /// No test said so, but this check of the machine failed.
-    Machine(String),
+    /// No test said so, but the machine failed: it died, or was too slow, or
+    /// a check of all that it did was not passed.  That may have been the host.
+    Once(String),
+    /// The same, and when it was tried once more it failed again.
+    Twice(String),
     /// Nothing failed.
     Survived,
     /// Nothing is known.
@@ -18,19 +21,25 @@ pub enum Verdict {
 
 impl Verdict {
     /// Reads the output of `azihsm-vm test`.
-    pub fn of(output: &str) -> Self {
+    pub fn of_machine(output: &str) -> Self {
         let mut tests = Vec::new();
         let mut machine = None;
         let mut ran = 0;
         let mut complete = false;
-        for line in output.lines() {
+        let mut lines = output.lines().peekable();
+        while let Some(line) = lines.next() {
             if let Some((ok, name)) = test(line) {
                 ran += 1;
                 if !ok {
                     tests.push(name.to_owned());
                 }
             } else if let Some(check) = line.strip_prefix("not ok - ") {
-                machine.get_or_insert_with(|| check.to_owned());
+                // The first of the lines behind it says what was found.
+                let found = lines.peek().and_then(|next| next.strip_prefix("# "));
+                machine.get_or_insert_with(|| match found {
+                    Some(found) => format!("not so: {check} ({found})"),
+                    None => format!("not so: {check}"),
+                });
             }
             complete |= is_total(line);
         }
@@ -41,15 +50,32 @@ impl Verdict {
             _ if !booted => Self::Error("the machine did not boot".to_owned()),
             _ if none => Self::Error("no test has such a name".to_owned()),
             _ if !tests.is_empty() => Self::Tests(tests),
-            Some(check) => Self::Machine(check),
+            Some(what) => Self::Once(what),
             None if ran == 0 => Self::Error("no test was run".to_owned()),
             None => Self::Survived,
         }
     }
 
+    /// Whether it may be another one the next time.
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, Self::Once(_) | Self::Error(_))
+    }
+
+    /// Takes in what came out when it was tried once more.
+    pub fn again(self, second: Self) -> Self {
+        match (self, second) {
+            (Self::Once(first), Self::Once(second)) if first == second => Self::Twice(first),
+            (Self::Once(first), Self::Once(second)) => {
+                Self::Twice(format!("{first}; then {second}"))
+            }
+            (Self::Once(first), Self::Survived) => Self::Once(first),
+            (_, second) => second,
+        }
+    }
+
     /// Whether something noticed.
     pub fn is_caught(&self) -> bool {
-        matches!(self, Self::Tests(_) | Self::Machine(_))
+        matches!(self, Self::Tests(_) | Self::Twice(_))
     }
 }
 
@@ -57,10 +83,11 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tests(names) if names.len() > 1 => {
-                write!(f, "{} and {} more", names[0], names.len() - 1)
+                write!(f, "failed: {} and {} more", names[0], names.len() - 1)
             }
-            Self::Tests(names) => write!(f, "{}", names.join(", ")),
-            Self::Machine(check) => write!(f, "machine: not so: {check}"),
+            Self::Tests(names) => write!(f, "failed: {}", names.join(", ")),
+            Self::Once(what) => write!(f, "only once: {what}"),
+            Self::Twice(what) => write!(f, "no test said so, but twice {what}"),
             Self::Survived => write!(f, "nothing failed"),
             Self::Error(what) => write!(f, "{what}"),
         }
@@ -103,29 +130,49 @@ ok - tests: the machine ran to its end
 
     #[test]
     fn tests_that_fail_are_named() {
-        assert_eq!(Verdict::of(GOOD), Verdict::Survived);
+        assert_eq!(Verdict::of_machine(GOOD), Verdict::Survived);
         let bad = GOOD.replace("ok 2", "not ok 2");
-        let verdict = Verdict::of(&bad);
+        let verdict = Verdict::of_machine(&bad);
         assert_eq!(verdict, Verdict::Tests(vec!["hsm/two".to_owned()]));
-        assert_eq!(verdict.to_string(), "hsm/two");
-        assert!(verdict.is_caught());
+        assert_eq!(verdict.to_string(), "failed: hsm/two");
+        assert!(verdict.is_caught() && !verdict.is_doubtful());
     }
 
     #[test]
     fn a_machine_that_dies_is_told_from_tests_that_fail() {
         let text = GOOD.replace("ok 2 - hsm/two\n", "");
+        let text = text.replace("its end\n", "its end\n# it was too slow\n");
         let text = text.replace("ok - tests", "not ok - tests");
-        let verdict = Verdict::of(&text);
-        assert_eq!(
-            verdict,
-            Verdict::Machine("tests: the machine ran to its end".to_owned())
-        );
-        assert!(verdict.is_caught());
+        let verdict = Verdict::of_machine(&text);
+        let what = "not so: tests: the machine ran to its end (it was too slow)";
+        assert_eq!(verdict, Verdict::Once(what.to_owned()));
+        assert!(verdict.is_doubtful() && !verdict.is_caught());
         let both = text.replace("ok 1", "not ok 1");
         assert_eq!(
-            Verdict::of(&both),
+            Verdict::of_machine(&both),
             Verdict::Tests(vec!["hsm/one".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_machine_that_fails_counts_if_it_fails_again() {
+        let once = |what: &str| Verdict::Once(what.to_owned());
+        let tests = Verdict::Tests(vec!["hsm/one".to_owned()]);
+        let twice = once("dead").again(once("dead"));
+        assert_eq!(twice, Verdict::Twice("dead".to_owned()));
+        assert!(twice.is_caught() && !twice.is_doubtful());
+        let differently = once("dead").again(once("slow"));
+        assert_eq!(differently, Verdict::Twice("dead; then slow".to_owned()));
+        assert_eq!(once("dead").again(tests.clone()), tests);
+        let not_again = once("dead").again(Verdict::Survived);
+        assert_eq!(not_again, once("dead"));
+        assert!(!not_again.is_caught());
+        assert_eq!(not_again.to_string(), "only once: dead");
+        let error = Verdict::Error("not run".to_owned());
+        assert_eq!(error.clone().again(tests.clone()), tests);
+        assert_eq!(once("dead").again(error.clone()), error);
+        // What failed then has failed once.
+        assert!(!error.again(once("dead")).is_caught());
     }
 
     #[test]
@@ -137,9 +184,9 @@ ok - tests: the machine ran to its end
             "TAP version 14\n1..0\nnot ok - a: b\n0 passed, 1 failed\n",
             "TAP version 14\n1..1\nnot ok 1 - hsm/one\n",
         ] {
-            let verdict = Verdict::of(text);
+            let verdict = Verdict::of_machine(text);
             assert!(matches!(verdict, Verdict::Error(_)), "{text}: {verdict}");
-            assert!(!verdict.is_caught());
+            assert!(!verdict.is_caught() && verdict.is_doubtful());
         }
     }
 }
