@@ -6,8 +6,10 @@ use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use clap::ValueEnum;
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -41,11 +43,58 @@ pub struct Mutant {
     pub old: String,
     /// What takes its place.
     pub new: String,
-    /// Parts of the names of tests, of which one at least has to fail.
+    /// Parts of the names of tests, of which one at least has to fail; whole names on the host.
     pub tests: Vec<String>,
+    /// What kind of tests these are.
+    #[serde(default)]
+    pub by: By,
     /// Options for the machine, if it has to be another one.
     #[serde(default)]
     pub options: Vec<String>,
+}
+
+/// Where tests run.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// In a virtual machine, with the module.
+    #[default]
+    Vm,
+    /// On the host: `src/lockless` under the model checker.
+    Model,
+    /// On the host: `src/wire` with any values at all.
+    Wire,
+}
+
+impl By {
+    /// The package of the tests, if they run on the host.
+    pub fn package(self) -> Option<&'static str> {
+        match self {
+            Self::Vm => None,
+            Self::Model => Some("azihsm-lockless"),
+            Self::Wire => Some("azihsm-wire"),
+        }
+    }
+
+    /// Where the files are that these tests can see, from `src`, and where the tests are, from the
+    /// root of the checkout; if not everywhere.
+    fn places(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Vm => None,
+            Self::Model => Some(("lockless/", "tests/lockless/src")),
+            Self::Wire => Some(("wire/", "tests/wire/src")),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vm => "vm",
+            Self::Model => "model",
+            Self::Wire => "wire",
+        })
+    }
 }
 
 /// A rule that no mutant breaks.
@@ -71,6 +120,7 @@ impl List {
         for mutant in &self.mutants {
             ensure!(names.insert(&mutant.name), "two mutants {}", mutant.name);
             ensure!(!mutant.tests.is_empty(), "{}: no tests", mutant.name);
+            mutant.check_host(source)?;
             let text = read(source, &mutant.file)?;
             mutant.apply(&text).with_context(|| mutant.name.clone())?;
         }
@@ -92,7 +142,44 @@ fn read(source: &Path, file: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
 }
 
+/// The text of all files in `dir`.
+fn read_all(dir: &Path) -> Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("{}", dir.display()))? {
+        let path = entry?.path();
+        text += &if path.is_dir() {
+            read_all(&path)?
+        } else {
+            fs::read_to_string(path)?
+        };
+    }
+    Ok(text)
+}
+
 impl Mutant {
+    /// Makes sure that tests on the host can see the mutant, and that there are such tests.
+    fn check_host(&self, source: &Path) -> Result<()> {
+        let Some((files, tests)) = self.by.places() else {
+            return Ok(());
+        };
+        let name = &self.name;
+        ensure!(
+            self.file.starts_with(files),
+            "{name}: {} does not see src/{}",
+            self.by,
+            self.file
+        );
+        ensure!(self.options.is_empty(), "{name}: there is no machine");
+        let text = read_all(&source.join(tests))?;
+        for test in &self.tests {
+            ensure!(
+                text.contains(&format!("fn {test}(")),
+                "{name}: no test is called {test:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// The broken version of `text`.
     pub fn apply(&self, text: &str) -> Result<String> {
         ensure!(self.old != self.new, "nothing is changed");
@@ -105,6 +192,7 @@ impl Mutant {
 
 #[cfg(test)]
 mod tests {
+    use super::By;
     use super::List;
     use super::Mutant;
     use std::path::Path;
@@ -117,6 +205,7 @@ mod tests {
             old: old.to_owned(),
             new: new.to_owned(),
             tests: vec!["test".to_owned()],
+            by: By::Vm,
             options: Vec::new(),
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Breaks the driver on purpose, one rule at a time, and makes sure that a test
-//! in a virtual machine fails.
+//! fails: one in a virtual machine, or one on the host.
 //!
 //! What is broken, and which tests are to notice, is in `mutants.toml`.
 
@@ -14,6 +14,7 @@ use anyhow::Result;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
+use list::By;
 use list::List;
 use run::Machine;
 use run::Work;
@@ -48,6 +49,9 @@ struct Run {
     /// Only mutants whose name contains this; may be given more than once.
     #[arg(long)]
     only: Vec<String>,
+    /// Only mutants that such tests are to notice; may be given more than once.
+    #[arg(long, value_enum)]
+    by: Vec<By>,
     /// How many may be built and run at once.
     #[arg(long, short, default_value_t = 2)]
     jobs: usize,
@@ -84,8 +88,9 @@ fn run(source: &Path, options: &Run, list: List) -> Result<bool> {
         .mutants
         .into_iter()
         .filter(|mutant| {
-            let only = &options.only;
-            only.is_empty() || only.iter().any(|text| mutant.name.contains(text))
+            let Run { only, by, .. } = options;
+            let is_named = only.is_empty() || only.iter().any(|text| mutant.name.contains(text));
+            is_named && (by.is_empty() || by.contains(&mutant.by))
         })
         .collect();
     if mutants.is_empty() {
@@ -95,16 +100,17 @@ fn run(source: &Path, options: &Run, list: List) -> Result<bool> {
     let work = Work::new(source, &options.work, machine);
 
     // Tests that fail anyway prove nothing.
-    let mut sets: BTreeMap<&[String], BTreeSet<&str>> = BTreeMap::new();
+    let mut sets: BTreeMap<(By, &[String]), BTreeSet<&str>> = BTreeMap::new();
     for mutant in &mutants {
         let tests = mutant.tests.iter().map(String::as_str);
-        sets.entry(&mutant.options).or_default().extend(tests);
+        let set = sets.entry((mutant.by, &mutant.options)).or_default();
+        set.extend(tests);
     }
     println!("the driver as it is:");
     let (mut passed, mut failed) = (0, 0);
-    for (options, tests) in sets {
+    for ((by, options), tests) in sets {
         let tests: Vec<_> = tests.into_iter().map(str::to_owned).collect();
-        let verdict = work.unchanged(&tests, options)?;
+        let verdict = work.unchanged(by, &tests, options)?;
         let word = if verdict == Verdict::Survived {
             passed += 1;
             "ok"
@@ -113,7 +119,7 @@ fn run(source: &Path, options: &Run, list: List) -> Result<bool> {
             "FAILED"
         };
         println!(
-            "{word} - options: {:?}, tests: {} | {verdict}",
+            "{word} - {by}, options: {:?}, tests: {} | {verdict}",
             options.join(" "),
             tests.len()
         );

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Building mutants, and running tests on them.
 
+use crate::list::By;
 use crate::list::Mutant;
 use crate::verdict::Verdict;
 use anyhow::ensure;
@@ -17,7 +18,26 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 /// What of a checkout the module is made of.
-const SOURCES: &[&str] = &["Kbuild", "src"];
+const OF_MODULE: &[&str] = &["Kbuild", "src"];
+
+/// What of a checkout the tests are made of that have parts of the driver on the host.
+const OF_HOST: &[&str] = &[
+    "src",
+    "tests/Cargo.lock",
+    "tests/lockless",
+    "tests/wire",
+    "tests/fuzz/corpus",
+];
+
+/// The workspace of those tests, and of no others.
+const WORKSPACE: &str = "[workspace]\nresolver = \"2\"\nmembers = [\"lockless\", \"wire\"]\n";
+
+/// Most seconds that tests on the host may run with a mutant.
+const HOST_SECONDS: u64 = 300;
+
+/// How `timeout` ends if that was too long.
+const TIMED_OUT: i32 = 124;
+const KILLED: i32 = 128 + 9;
 
 /// Whether a machine with these options has a physical function, which takes a
 /// module that can tell.
@@ -49,6 +69,9 @@ pub struct Machine {
     /// Most seconds that a machine may run with a mutant.
     #[arg(long, default_value_t = 180)]
     timeout: u64,
+    /// Most seconds that the kernel may take until the first program runs, if not the usual.
+    #[arg(long)]
+    boot_timeout: Option<u64>,
 }
 
 impl Machine {
@@ -64,7 +87,7 @@ impl Machine {
         };
         // Those of single functions, and those of a physical one with its virtual ones.
         let all = list("2", None)? + &list("9", Some(("AZIHSM_CARD", "1")))?;
-        for mutant in mutants {
+        for mutant in mutants.iter().filter(|mutant| mutant.by == By::Vm) {
             for part in &mutant.tests {
                 ensure!(
                     all.lines().any(|name| name.contains(part.as_str())),
@@ -113,8 +136,8 @@ impl Queue {
             "NOT CAUGHT"
         };
         println!(
-            "{word} - {} | {} | {verdict} | {seconds} s",
-            mutant.name, mutant.rule
+            "{word} - {} | {} | {}: {verdict} | {seconds} s",
+            mutant.name, mutant.rule, mutant.by
         );
     }
 
@@ -147,19 +170,14 @@ impl<'a> Work<'a> {
     }
 
     /// Runs `tests` on the driver as it is.
-    pub fn unchanged(&self, tests: &[String], options: &[String]) -> Result<Verdict> {
-        self.copy(0)?;
-        if let Err(log) = self.build(0, options)? {
+    pub fn unchanged(&self, by: By, tests: &[String], options: &[String]) -> Result<Verdict> {
+        self.copy(0, by)?;
+        let name = format!("unchanged-{by}{}", options.join(""));
+        if let Err(log) = self.build(0, by, options)? {
             return Ok(Verdict::Error(log));
         }
         // All tests together take longer than those of one mutant.
-        self.test(
-            0,
-            &format!("unchanged{}", options.join("")),
-            tests,
-            options,
-            10,
-        )
+        self.test(0, by, &name, tests, options, 10)
     }
 
     /// Tries mutants until there are none left.
@@ -174,13 +192,14 @@ impl<'a> Work<'a> {
     }
 
     fn mutant(&self, number: usize, mutant: &Mutant) -> Result<Verdict> {
-        self.copy(number)?;
-        let path = self.tree(number).join("src").join(&mutant.file);
+        let Mutant { by, options, .. } = mutant;
+        self.copy(number, *by)?;
+        let path = self.tree(number, *by).join("src").join(&mutant.file);
         fs::write(&path, mutant.apply(&fs::read_to_string(&path)?)?)?;
-        if let Err(log) = self.build(number, &mutant.options)? {
+        if let Err(log) = self.build(number, *by, options)? {
             return Ok(Verdict::Error(format!("does not compile:\n{log}")));
         }
-        let test = || self.test(number, &mutant.name, &mutant.tests, &mutant.options, 1);
+        let test = || self.test(number, *by, &mutant.name, &mutant.tests, options, 1);
         let first = test()?;
         if first.is_doubtful() {
             // An emulated machine may die, or hang, for reasons of its own.
@@ -189,20 +208,29 @@ impl<'a> Work<'a> {
         Ok(first)
     }
 
-    /// The copy of the driver that worker `number` has.
-    fn tree(&self, number: usize) -> PathBuf {
-        self.dir.join(format!("{number}"))
+    /// The copy of the driver that worker `number` has for such tests.
+    fn tree(&self, number: usize, by: By) -> PathBuf {
+        match by {
+            By::Vm => self.dir.join(format!("{number}")),
+            By::Model | By::Wire => self.dir.join(format!("host{number}")),
+        }
     }
 
     /// Makes the copy the driver as it is; what was built from it before stays,
     /// for the compiler to use again.
-    fn copy(&self, number: usize) -> Result<()> {
-        let tree = self.tree(number);
-        fs::create_dir_all(&tree)?;
-        for name in SOURCES {
+    fn copy(&self, number: usize, by: By) -> Result<()> {
+        let tree = self.tree(number, by);
+        let names = match by {
+            By::Vm => OF_MODULE,
+            By::Model | By::Wire => OF_HOST,
+        };
+        for name in names {
             let target = tree.join(name);
             if target.is_dir() {
                 fs::remove_dir_all(&target)?;
+            }
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent)?;
             }
             let status = Command::new("cp")
                 .arg("-R")
@@ -212,15 +240,49 @@ impl<'a> Work<'a> {
                 .context("cp")?;
             ensure!(status.success(), "cannot copy {name}");
         }
+        if by != By::Vm {
+            fs::write(tree.join("tests/Cargo.toml"), WORKSPACE)?;
+        }
         Ok(())
     }
 
-    /// Builds the module for a machine with these options, or returns what the
-    /// compiler said.
-    fn build(&self, number: usize, options: &[String]) -> Result<Result<(), String>> {
-        let tree = fs::canonicalize(self.tree(number))?;
+    /// Builds what the tests are run on, or returns what the compiler said.
+    fn build(&self, number: usize, by: By, options: &[String]) -> Result<Result<(), String>> {
+        let output = match by.package() {
+            None => self.build_module(number, options)?,
+            Some(package) => {
+                let mut cargo = Command::new("cargo");
+                self.to_test(&mut cargo, number, by, package)?;
+                finished(cargo.arg("--no-run"))?
+            }
+        };
+        if output.status.success() {
+            return Ok(Ok(()));
+        }
+        let log = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = log.lines().collect();
+        let errors = lines.iter().position(|line| line.starts_with("error"));
+        let end = &lines[errors.unwrap_or(0)..];
+        Ok(Err(end.join("\n")))
+    }
+
+    /// Has `cargo` build and run the tests of `package`; their options are left out.
+    fn to_test(&self, cargo: &mut Command, number: usize, by: By, package: &str) -> Result<()> {
+        let tree = fs::canonicalize(self.tree(number, by))?;
+        cargo
+            .args(["test", "--release", "--lib", "--package", package])
+            .arg("--manifest-path")
+            .arg(tree.join("tests/Cargo.toml"))
+            // Only what differs is looked at again.
+            .env("CARGO_INCREMENTAL", "1");
+        Ok(())
+    }
+
+    /// Builds the module for a machine with these options.
+    fn build_module(&self, number: usize, options: &[String]) -> Result<Output> {
+        let tree = fs::canonicalize(self.tree(number, By::Vm))?;
         let assign = |name: &str, path: &Path| format!("{name}={}", path.display());
-        let output = finished(
+        finished(
             Command::new("make")
                 .args(["-s", "-C"])
                 .arg(&self.machine.kdir)
@@ -234,29 +296,62 @@ impl<'a> Work<'a> {
                 ))
                 .args(of_card(options).then_some("AZIHSM_TEST_PF=1"))
                 .arg("modules"),
-        )?;
-        if output.status.success() {
-            return Ok(Ok(()));
-        }
-        let log = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<_> = log.lines().collect();
-        let errors = lines.iter().position(|line| line.starts_with("error"));
-        let end = &lines[errors.unwrap_or(0)..];
-        Ok(Err(end.join("\n")))
+        )
     }
 
-    /// Runs `tests` in a machine, for at most `patience` times as long as usual.
-    /// What it printed is kept as the log `name`.
+    /// Runs `tests`, for at most `patience` times as long as usual.  What they printed is kept as
+    /// the log `name`.
     fn test(
         &self,
         number: usize,
+        by: By,
         name: &str,
         tests: &[String],
         options: &[String],
         patience: u64,
     ) -> Result<Verdict> {
+        let output = match by.package() {
+            None => self.machine_tests(number, tests, options, patience)?,
+            Some(package) => {
+                let seconds = HOST_SECONDS * patience;
+                let mut cargo = Command::new("timeout");
+                cargo.args(["--kill-after=10", &seconds.to_string(), "cargo"]);
+                self.to_test(&mut cargo, number, by, package)?;
+                // One after the other, so that it is known which one does not end.
+                cargo.args(["--", "--test-threads=1"]).args(tests);
+                finished(&mut cargo)?
+            }
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let logs = self.dir.join("logs");
+        fs::create_dir_all(&logs)?;
+        fs::write(logs.join(format!("{name}.log")), text.as_bytes())?;
+        let verdict = match by {
+            By::Vm => Verdict::of_machine(&text),
+            By::Model | By::Wire => {
+                let is_over = matches!(output.status.code(), Some(TIMED_OUT | KILLED));
+                Verdict::of_cargo(&text, !is_over)
+            }
+        };
+        Ok(match verdict {
+            Verdict::Error(what) => {
+                let log = String::from_utf8_lossy(&output.stderr);
+                Verdict::Error(format!("{what} {log}"))
+            }
+            verdict => verdict,
+        })
+    }
+
+    /// Runs `tests` in a machine.
+    fn machine_tests(
+        &self,
+        number: usize,
+        tests: &[String],
+        options: &[String],
+        patience: u64,
+    ) -> Result<Output> {
         let machine = self.machine;
-        let tree = self.tree(number);
+        let tree = self.tree(number, By::Vm);
         let mut command = Command::new(&machine.vm);
         command.arg("test");
         let paths = [
@@ -272,25 +367,16 @@ impl<'a> Work<'a> {
         if of_card(options) {
             command.arg("--pf-module").arg(tree.join("build/azihsm.ko"));
         }
+        if let Some(seconds) = machine.boot_timeout {
+            command.args(["--boot-timeout", &seconds.to_string()]);
+        }
         command
             .args(["--timeout", &(machine.timeout * patience).to_string()])
             .args(options);
         for part in tests {
             command.args(["--filter", part]);
         }
-        let turn = self.turns[number % self.turns.len()].lock();
-        let output = finished(&mut command)?;
-        drop(turn);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let logs = self.dir.join("logs");
-        fs::create_dir_all(&logs)?;
-        fs::write(logs.join(format!("{name}.log")), text.as_bytes())?;
-        Ok(match Verdict::of_machine(&text) {
-            Verdict::Error(what) => {
-                let log = String::from_utf8_lossy(&output.stderr);
-                Verdict::Error(format!("{what} {log}"))
-            }
-            verdict => verdict,
-        })
+        let _turn = self.turns[number % self.turns.len()].lock();
+        finished(&mut command)
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the output of a virtual machine says about a mutant.
+//! What the output of a virtual machine, or of `cargo test`, says about a mutant.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Verdict {
     /// These tests failed.
     Tests(Vec<String>),
-    /// No test said so, but the machine failed: it died, or was too slow, or
+    /// No test said so, but the machine, or the program, failed: it died, or was too slow, or
     /// a check of all that it did was not passed.  That may have been the host.
     Once(String),
     /// The same, and when it was tried once more it failed again.
@@ -52,6 +52,39 @@ impl Verdict {
             _ if !tests.is_empty() => Self::Tests(tests),
             Some(what) => Self::Once(what),
             None if ran == 0 => Self::Error("no test was run".to_owned()),
+            None => Self::Survived,
+        }
+    }
+
+    /// Reads the output of `cargo test`, which `ended` by itself or was ended for being too slow.
+    pub fn of_cargo(output: &str, ended: bool) -> Self {
+        let mut tests = Vec::new();
+        let mut ran = 0;
+        let mut complete = false;
+        let mut running = None;
+        for line in output.lines() {
+            complete |= line.starts_with("test result: ");
+            let Some(rest) = line.strip_prefix("test ") else {
+                continue;
+            };
+            // The second half comes when it has ended.
+            let Some((name, end)) = rest.split_once(" ... ") else {
+                continue;
+            };
+            ran += 1;
+            running = None;
+            match end {
+                "ok" => {}
+                "FAILED" => tests.push(name.to_owned()),
+                _ => running = Some(name.to_owned()),
+            }
+        }
+        match running {
+            _ if !tests.is_empty() => Self::Tests(tests),
+            Some(name) if ended => Self::Once(format!("the program died in {name}")),
+            Some(name) => Self::Once(format!("too slow: {name}")),
+            None if !complete => Self::Error("the tests were not run".to_owned()),
+            None if ran == 0 => Self::Error("no test has such a name".to_owned()),
             None => Self::Survived,
         }
     }
@@ -187,6 +220,42 @@ ok - tests: the machine ran to its end
             let verdict = Verdict::of_machine(text);
             assert!(matches!(verdict, Verdict::Error(_)), "{text}: {verdict}");
             assert!(!verdict.is_caught() && verdict.is_doubtful());
+        }
+    }
+
+    const GOOD_CARGO: &str = "
+running 2 tests
+test parts::one ... ok
+test parts::two ... ok
+
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn tests_of_cargo_that_fail_are_named() {
+        assert_eq!(Verdict::of_cargo(GOOD_CARGO, true), Verdict::Survived);
+        let bad = GOOD_CARGO.replace("two ... ok", "two ... FAILED");
+        assert_eq!(
+            Verdict::of_cargo(&bad, true),
+            Verdict::Tests(vec!["parts::two".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_program_that_dies_is_told_from_one_that_is_too_slow() {
+        let text = "running 2 tests\ntest parts::one ... ok\ntest parts::two ... ";
+        let dead = Verdict::of_cargo(text, true);
+        assert_eq!(dead, Verdict::Once("the program died in parts::two".into()));
+        let slow = Verdict::of_cargo(text, false);
+        assert_eq!(slow, Verdict::Once("too slow: parts::two".to_owned()));
+    }
+
+    #[test]
+    fn tests_of_cargo_that_were_not_run_prove_nothing() {
+        let none = "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 3 filtered out\n";
+        for text in ["", "error: no such command", none] {
+            let verdict = Verdict::of_cargo(text, true);
+            assert!(matches!(verdict, Verdict::Error(_)), "{text}: {verdict}");
         }
     }
 }
