@@ -7,6 +7,7 @@
 mod list;
 mod rules;
 mod run;
+mod table;
 mod verdict;
 
 use anyhow::bail;
@@ -38,10 +39,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Says which rule is broken by what, and which tests are to notice.
-    Table,
+    /// Prints all mutants, with what they break and the tests that are to notice.
+    List,
     /// Runs the tests on the driver as it is, and then on all mutants.
-    Run(Run),
+    Run(Box<Run>),
 }
 
 #[derive(Args)]
@@ -58,27 +59,11 @@ struct Run {
     /// Directory for what is built, and for logs; keep it short.
     #[arg(long, default_value = "/tmp/azihsm-mutants")]
     work: PathBuf,
+    /// File for a table of what noticed each mutant.
+    #[arg(long, default_value = "build/mutants.txt")]
+    record: PathBuf,
     #[command(flatten)]
     machine: Machine,
-}
-
-/// Prints what each rule has.
-fn table(list: &List) {
-    let mut rules: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for mutant in &list.mutants {
-        let line = format!("{} ({})", mutant.name, mutant.tests.join(", "));
-        rules.entry(&mutant.rule).or_default().push(line);
-    }
-    for without in &list.without {
-        let line = format!("none: {}", without.why);
-        rules.entry(&without.rule).or_default().push(line);
-    }
-    for (rule, lines) in rules {
-        println!("{rule}");
-        for line in lines {
-            println!("    {line}");
-        }
-    }
 }
 
 /// Runs the driver as it is, and then all mutants; returns whether all is well.
@@ -126,7 +111,7 @@ fn run(source: &Path, options: &Run, list: List) -> Result<bool> {
     }
     if failed == 0 {
         println!("mutants, with the rule that each breaks and what noticed:");
-        let queue = run::Queue::new(mutants);
+        let queue = run::Queue::new(mutants, &options.record)?;
         let (work, queue) = (&work, &queue);
         thread::scope(|scope| {
             let workers: Vec<_> = (0..options.jobs.max(1))
@@ -150,8 +135,8 @@ fn main() -> ExitCode {
         let list = List::read(&arguments.source)?;
         list.check(&arguments.source)?;
         match &arguments.action {
-            Action::Table => {
-                table(&list);
+            Action::List => {
+                print!("{}", table::of(&list));
                 Ok(true)
             }
             Action::Run(options) => run(&arguments.source, options, list),

@@ -10,6 +10,8 @@ use anyhow::Result;
 use clap::Args;
 use std::collections::VecDeque;
 use std::fs;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -109,41 +111,75 @@ fn finished(command: &mut Command) -> Result<Output> {
 /// Mutants that are waiting to be tried, and what became of the others.
 pub struct Queue {
     waiting: Mutex<VecDeque<Mutant>>,
-    totals: Mutex<(usize, usize)>,
+    done: Mutex<Done>,
+}
+
+/// What became of mutants.
+struct Done {
+    caught: usize,
+    missed: usize,
+    /// Where it is written down.
+    record: File,
 }
 
 impl Queue {
-    /// All are waiting.
-    pub fn new(mutants: Vec<Mutant>) -> Self {
-        Self {
-            waiting: Mutex::new(mutants.into()),
-            totals: Mutex::new((0, 0)),
+    /// All are waiting; what becomes of them is written down in `record`.
+    ///
+    /// # Errors
+    ///
+    /// There cannot be such a file.
+    pub fn new(mutants: Vec<Mutant>, record: &Path) -> Result<Self> {
+        let named = || format!("{}", record.display());
+        if let Some(dir) = record.parent() {
+            fs::create_dir_all(dir).with_context(named)?;
         }
+        let mut file = File::create(record).with_context(named)?;
+        writeln!(
+            file,
+            "# noticed | mutant | what it breaks | by what | seconds"
+        )?;
+        Ok(Self {
+            waiting: Mutex::new(mutants.into()),
+            done: Mutex::new(Done {
+                caught: 0,
+                missed: 0,
+                record: file,
+            }),
+        })
     }
 
     fn next(&self) -> Option<Mutant> {
         self.waiting.lock().expect("nobody panics").pop_front()
     }
 
-    /// Prints what became of a mutant, and counts it.
+    /// Prints what became of a mutant, counts it, and writes it down.
     fn tell(&self, mutant: &Mutant, verdict: &Verdict, seconds: u64) {
-        let mut totals = self.totals.lock().expect("nobody panics");
-        let word = if verdict.is_caught() {
-            totals.0 += 1;
-            "ok"
+        let mut done = self.done.lock().expect("nobody panics");
+        let Mutant { name, rule, by, .. } = mutant;
+        let (word, noticed) = if verdict.is_caught() {
+            done.caught += 1;
+            ("ok", "yes")
         } else {
-            totals.1 += 1;
-            "NOT CAUGHT"
+            done.missed += 1;
+            ("NOT CAUGHT", "NO")
         };
-        println!(
-            "{word} - {} | {} | {}: {verdict} | {seconds} s",
-            mutant.name, mutant.rule, mutant.by
+        println!("{word} - {name} | {rule} | {by}: {verdict} | {seconds} s");
+        // Compilers say more than fits in a line.
+        let verdict = verdict.to_string().replace('\n', " ");
+        let place = &mutant.file;
+        let written = writeln!(
+            done.record,
+            "{noticed} | {name} | {rule}, in {place} | {by}: {verdict} | {seconds}"
         );
+        if let Err(error) = written {
+            eprintln!("cannot write it down: {error}");
+        }
     }
 
     /// How many were caught, and how many were not.
     pub fn totals(&self) -> (usize, usize) {
-        *self.totals.lock().expect("nobody panics")
+        let done = self.done.lock().expect("nobody panics");
+        (done.caught, done.missed)
     }
 }
 
