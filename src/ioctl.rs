@@ -84,6 +84,7 @@ use crate::{
         check_aes,
         check_caller,
         check_hsm,
+        covers,
         header,
         is_user,
         set_done, //
@@ -275,8 +276,7 @@ fn read_sized<T: FromBytes + Headed>(arg: usize) -> Result<T> {
         Ok(whole) => whole.hdr().size,
         Err(_) => read(size_of::<Hdr>()).read::<Hdr>()?.size,
     };
-    // CAST: Widening.
-    if (size as usize) < size_of::<T>() {
+    if !covers::<T>(size) {
         return Err(EINVAL);
     }
     whole
@@ -313,8 +313,7 @@ pub(crate) fn dev_info(ctrl: &Ctrl<'_>, arg: usize) -> Result {
 
     let [a, b, c, d, ..] = slice().reader().read::<[u8; LEN]>()?;
     let argsz = u32::from_ne_bytes([a, b, c, d]);
-    // CAST: Widening.
-    if (argsz as usize) < size_of::<DevInfo>() {
+    if !covers::<DevInfo>(argsz) {
         return Err(EINVAL);
     }
     let info = DevInfo {

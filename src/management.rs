@@ -46,6 +46,10 @@ use crate::{
         ResCount,
         VfCount, //
     },
+    wire::request::{
+        controller,
+        covers, //
+    },
 };
 
 /// Makes and removes the management node of a function, which has one while it has virtual
@@ -176,32 +180,18 @@ fn read_count(arg: usize) -> Result<ResCount> {
         .reader()
         .read::<ResCount>()?;
 
-    // CAST: Widening.
-    if (request.argsz as usize) < size_of::<ResCount>() {
+    if !covers::<ResCount>(request.argsz) {
         return Err(EINVAL);
     }
     Ok(request)
-}
-
-/// Returns the controller that the virtual function `vf` is.
-///
-/// # Errors
-///
-/// `EINVAL` if there is none.
-fn controller(vf: u16, count: u16) -> Result<u16> {
-    if vf < count {
-        Ok(vf + 1)
-    } else {
-        Err(EINVAL)
-    }
 }
 
 /// Set resource count.
 fn set_groups(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     let request = read_count(arg)?;
     let (result, status) = match controller(request.vf, ctrl.virtual_functions()) {
-        Err(error) => (Err(error), uapi::RES_BAD_VF),
-        Ok(controller) => {
+        None => (Err(EINVAL), uapi::RES_BAD_VF),
+        Some(controller) => {
             match ctrl.administer(|sender| sender.set_resource_count(controller, request.count)) {
                 Ok(()) => (Ok(()), uapi::RES_OK),
                 Err(failure) => (Err(error_of(failure)), uapi::RES_SET_FAILED),
@@ -215,8 +205,8 @@ fn set_groups(ctrl: &Ctrl<'_>, arg: usize) -> Result {
 fn get_groups(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     let request = read_count(arg)?;
     let (result, status) = match controller(request.vf, ctrl.virtual_functions()) {
-        Err(error) => (Err(error), uapi::RES_BAD_VF),
-        Ok(controller) => match ctrl.administer(|sender| sender.resource_count(controller)) {
+        None => (Err(EINVAL), uapi::RES_BAD_VF),
+        Some(controller) => match ctrl.administer(|sender| sender.resource_count(controller)) {
             Ok(count) => {
                 let answer = ResCount {
                     count,
@@ -238,8 +228,7 @@ fn count_virtual(ctrl: &Ctrl<'_>, arg: usize) -> Result {
     let slice = || UserSlice::new(UserPtr::from_addr(arg), LEN);
 
     let [a, b, c, d, ..] = slice().reader().read::<[u8; LEN]>()?;
-    // CAST: Widening.
-    if (u32::from_ne_bytes([a, b, c, d]) as usize) < size_of::<VfCount>() {
+    if !covers::<VfCount>(u32::from_ne_bytes([a, b, c, d])) {
         return Err(EINVAL);
     }
     let count = ctrl.virtual_functions().to_ne_bytes();
@@ -263,7 +252,7 @@ mod tests {
             (u16::MAX, u16::MAX, None),
         ];
         for (vf, count, wanted) in cases {
-            assert_eq!(controller(vf, count).ok(), wanted);
+            assert_eq!(controller(vf, count), wanted);
         }
     }
 

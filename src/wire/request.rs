@@ -2,8 +2,10 @@
 
 //! Commands of callers: what they say of themselves, and what becomes of it.
 //!
-//! Documentation/abi.rst 3.2 and 3.5. The checks are in the order that is laid down there; one that
+//! Documentation/abi.rst 3.2 to 3.6. The checks are in the order that is laid down there; one that
 //! fails returns the extended status.
+
+use core::mem::size_of;
 
 use super::{
     aes, hsm,
@@ -18,6 +20,19 @@ use super::{
         HsmIn, //
     },
 };
+
+/// Returns whether a caller who says that a structure has `size` bytes knows all of a `T`; there
+/// may be more behind it.
+pub(crate) fn covers<T>(size: u32) -> bool {
+    // CAST: Widening.
+    size as usize >= size_of::<T>()
+}
+
+/// Returns the controller that the virtual function `vf` of `count` is, if there is such a function
+/// (3.6, row 7).
+pub(crate) fn controller(vf: u16, count: u16) -> Option<u16> {
+    (vf < count).then(|| vf + 1)
+}
 
 /// Returns whether `len` bytes at `address` may be user memory at all.
 pub(crate) fn is_user(address: u64, len: u32) -> bool {
