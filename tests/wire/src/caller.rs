@@ -13,6 +13,15 @@ pub const HSM_LEN: usize = 112;
 /// Bytes of an AES command (2.7).
 pub const AES_LEN: usize = 400;
 
+/// Bytes of a reset (2.6).
+pub const RESET_LEN: usize = 272;
+/// Bytes of the device info (2.4).
+pub const INFO_LEN: usize = 176;
+/// Bytes of what says how many resource groups a virtual function has (2.9).
+pub const GROUPS_LEN: usize = 12;
+/// Bytes of what says how many virtual functions there are (2.9).
+pub const FUNCTIONS_LEN: usize = 8;
+
 const MIB_16: u64 = 16 << 20;
 
 /// Whether `len` bytes at `address` are in the half of the address space that is not the kernel's.

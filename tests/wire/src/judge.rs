@@ -8,9 +8,11 @@ use crate::caller::put;
 use crate::device;
 use crate::device::Fields;
 use crate::hsm;
+use crate::queue;
 use crate::request;
 use crate::sgl;
 use crate::uapi;
+use crate::uapi::Headed;
 use arbitrary::Arbitrary;
 use arbitrary::Unstructured;
 use zerocopy::FromBytes;
@@ -43,6 +45,21 @@ pub enum Input {
     HsmCommand(HsmCommand),
     /// A caller's AES command.
     AesCommand(AesCommand),
+    /// What becomes of commands on a queue.
+    Queue(queue::Script),
+    /// The structure of another ioctl.
+    Structure(Structure),
+}
+
+/// The structure of a reset, of the device info, or of a management ioctl.
+#[derive(Arbitrary, Clone, Debug)]
+pub struct Structure {
+    /// Its bytes, as many as it has.
+    pub bytes: [u8; caller::RESET_LEN],
+    /// What it says to be its size, less what it has.
+    pub more: i32,
+    /// How many virtual functions there are.
+    pub functions: u16,
 }
 
 /// A caller's HSM command: a good one, or nearly.
@@ -216,7 +233,78 @@ impl Input {
             Self::AesCommand(command) => {
                 aes_command(command);
             }
+            Self::Queue(script) => {
+                script.judge();
+            }
+            Self::Structure(structure) => structure.judge(),
         }
+    }
+}
+
+impl Structure {
+    fn judge(&self) {
+        let bytes = self.sized::<{ caller::RESET_LEN }>();
+        let mut reset = uapi::Reset::read_from_bytes(&bytes).unwrap();
+        self.assert_size::<uapi::Reset>(&bytes);
+        assert_eq!(u64::from(reset.hdr().size), bytes.at(0, 4));
+        assert_eq!(u64::from(reset.kind), bytes.at(24, 4));
+        reset.status = !reset.status;
+        assert_changed(&bytes, reset.as_bytes(), 108..112);
+
+        let bytes = self.sized::<{ caller::INFO_LEN }>();
+        let info = uapi::DevInfo::read_from_bytes(&bytes).unwrap();
+        self.assert_size::<uapi::DevInfo>(&bytes);
+        assert_eq!(u64::from(info.argsz), bytes.at(0, 4));
+        assert_eq!(u64::from(info.id), bytes.at(4, 2));
+        assert_eq!(info.pci_info, bytes[6..39]);
+        assert_eq!(info.serial, bytes[39..72]);
+        assert_eq!(info.model, bytes[72..77]);
+        assert_eq!(info.firmware_rev, bytes[77..110]);
+        assert_eq!(info.driver_rev, bytes[110..126]);
+        assert_eq!(info.entropy, bytes[143..175]);
+        assert_eq!(info.pad, bytes[175]);
+
+        let bytes = self.sized::<{ caller::GROUPS_LEN }>();
+        let mut groups = uapi::ResCount::read_from_bytes(&bytes).unwrap();
+        self.assert_size::<uapi::ResCount>(&bytes);
+        assert_eq!(u64::from(groups.argsz), bytes.at(0, 4));
+        assert_eq!(u64::from(groups.vf), bytes.at(4, 2));
+        let controller = (groups.vf < self.functions).then(|| groups.vf + 1);
+        assert_eq!(request::controller(groups.vf, self.functions), controller);
+        groups.count = !groups.count;
+        assert_changed(&bytes, groups.as_bytes(), 6..8);
+        groups.count = !groups.count;
+        groups.status = !groups.status;
+        assert_changed(&bytes, groups.as_bytes(), 8..12);
+
+        let bytes = self.sized::<{ caller::FUNCTIONS_LEN }>();
+        let mut functions = uapi::VfCount::read_from_bytes(&bytes).unwrap();
+        self.assert_size::<uapi::VfCount>(&bytes);
+        functions.count = !functions.count;
+        assert_changed(&bytes, functions.as_bytes(), 4..6);
+    }
+
+    /// Returns as many bytes, which say that there are so many, or more or less.
+    fn sized<const LEN: usize>(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        bytes.copy_from_slice(&self.bytes[..LEN]);
+        let size = (LEN as u32).wrapping_add_signed(self.more);
+        put(&mut bytes, 0, 4, size.into());
+        bytes
+    }
+
+    fn assert_size<T>(&self, bytes: &[u8]) {
+        let size = bytes.at(0, 4);
+        let covers = request::covers::<T>(size as u32);
+        assert_eq!(covers, size >= bytes.len() as u64, "size {size}");
+    }
+}
+
+/// Asserts that there are other bytes now at these offsets, and only there.
+fn assert_changed(before: &[u8], after: &[u8], offsets: std::ops::Range<usize>) {
+    assert_eq!(before.len(), after.len());
+    for (offset, (before, after)) in before.iter().zip(after).enumerate() {
+        assert_eq!(before != after, offsets.contains(&offset), "byte {offset}");
     }
 }
 

@@ -2,7 +2,8 @@
 //! What the driver and the device write to each other's memory, and what callers ask of the driver,
 //! with values that nobody has thought of.
 //!
-//! The files are those of the driver, in `src/wire`; only [`facade`] is another one.  [`device`] and
+//! The files are those of the driver, in `src/wire` and `src/lockless`; only their facades are
+//! others.  [`queue`] has what becomes of commands whatever the device does.  [`device`] and
 //! [`caller`] are the other sides: they take entries, lists and commands apart, and put completions
 //! together, from bytes and by the tables of Documentation/device.rst and Documentation/abi.rst
 //! alone.  What has to be so is in [`judge`]; values come from
@@ -25,8 +26,11 @@ mod facade;
 #[path = "../../../src/wire/hsm.rs"]
 mod hsm;
 pub mod judge;
+#[allow(dead_code)]
+mod lockless;
 #[cfg(test)]
 mod properties;
+pub mod queue;
 #[allow(dead_code)]
 #[path = "../../../src/wire/request.rs"]
 mod request;

@@ -2,6 +2,7 @@
 //! Random values, those at the ends of what is possible more often than others.
 
 use crate::admin::IDENTIFY_LEN;
+use crate::caller::RESET_LEN;
 use crate::judge;
 use crate::judge::AdminEntry;
 use crate::judge::AesCommand;
@@ -11,6 +12,12 @@ use crate::judge::Cipher;
 use crate::judge::HsmCommand;
 use crate::judge::HsmEntry;
 use crate::judge::Input;
+use crate::judge::Structure;
+use crate::queue::Event;
+use crate::queue::Lie;
+use crate::queue::Script;
+use crate::queue::Step;
+use crate::queue::Tally;
 use proptest::array::uniform12;
 use proptest::array::uniform16;
 use proptest::array::uniform32;
@@ -343,6 +350,21 @@ proptest! {
     }
 
     #[test]
+    fn structures_are_laid_out_and_their_size_is_checked(
+        bytes in vec(any::<u8>(), RESET_LEN),
+        more in prop_oneof![-300..300i32, -2..2i32, any::<i32>()],
+        functions in prop_oneof![0..65u16, any::<u16>()],
+        function in option::of(0..65u16),
+    ) {
+        let mut structure = Structure { bytes: [0; RESET_LEN], more, functions };
+        structure.bytes.copy_from_slice(&bytes);
+        if let Some(function) = function {
+            structure.bytes[4..6].copy_from_slice(&function.to_le_bytes());
+        }
+        Input::Structure(structure).judge();
+    }
+
+    #[test]
     fn any_queue_count_is_bounded(halves in (half(), half()), most in any::<u16>()) {
         Input::QueueCount(halves.0 << 16 | halves.1, most).judge();
     }
@@ -366,6 +388,140 @@ proptest! {
     fn aes_commands_are_checked_and_passed_on(command in aes_command()) {
         Input::AesCommand(command).judge();
     }
+
+    #[test]
+    fn commands_end_as_they_should_whatever_the_device_does(script in script()) {
+        Input::Queue(script).judge();
+    }
+}
+
+fn lie() -> impl Strategy<Value = Lie> {
+    // The last command, one before it, or one that is yet to come.
+    let generation = prop_oneof![4 => Just(0), 1 => -2..=2i8, 1 => any::<i8>()];
+    (any::<u8>(), generation, any::<bool>(), any::<bool>()).prop_map(
+        |(tag, generation, wrong, phase)| Lie {
+            tag,
+            generation,
+            wrong_phase: wrong && phase,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => Just(Event::Take),
+        8 => any::<u8>().prop_map(Event::Submit),
+        1 => any::<u8>().prop_map(Event::Discard),
+        6 => any::<u8>().prop_map(Event::Collect),
+        2 => any::<u8>().prop_map(Event::Leave),
+        2 => Just(Event::CleanUp),
+        5 => Just(Event::Reap),
+        1 => Just(Event::Look),
+        6 => any::<u8>().prop_map(Event::Complete),
+        3 => lie().prop_map(Event::Lie),
+        1 => Just(Event::Skip),
+        1 => (any::<u8>(), any::<bool>(), lie())
+            .prop_map(|(index, phase, lie)| Event::Scribble(index, phase, lie)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use Step::*;
+
+    let recovery = [
+        Drain,
+        Refill,
+        Close,
+        EndSubmitted,
+        Silence,
+        Evict,
+        Release,
+        Open,
+        Abort,
+        Reset,
+    ];
+    let back = [Refill, Release, Open, Abort, Reset];
+    prop_oneof![
+        30 => event().prop_map(Now),
+        10 => event().prop_map(Meanwhile),
+        1 => any::<u8>().prop_map(Crowd),
+        2 => proptest::sample::select(recovery.to_vec()),
+        1 => proptest::sample::select(back.to_vec()),
+    ]
+}
+
+fn script() -> impl Strategy<Value = Script> {
+    // Few slots have more happen to each; more than 64 have a second word of bits.
+    let slots = prop_oneof![4 => 0..4u8, 2 => 0..20u8, 1 => 62..68u8];
+    (slots, vec(step(), 0..150)).prop_map(|(slots, steps)| Script { slots, steps })
+}
+
+/// Whether all that can become of a command has become of one.
+fn has_all(tally: &Tally) -> bool {
+    let Tally {
+        completed,
+        halted,
+        not_sent,
+        left,
+        evicted,
+        stray,
+        handed_over,
+        withheld,
+    } = *tally;
+    let all = [
+        completed,
+        halted,
+        not_sent,
+        left,
+        evicted,
+        stray,
+        handed_over,
+        withheld,
+    ];
+    all.iter().all(|&count| count > 0)
+}
+
+/// A device that does as it should is seen to, whatever else happens; so there is something to look
+/// at behind the checks.
+#[test]
+fn all_that_can_become_of_a_command_does() {
+    use Event::CleanUp;
+    use Event::Collect;
+    use Event::Complete;
+    use Event::Leave;
+    use Event::Reap;
+    use Event::Skip;
+    use Event::Submit;
+    use Event::Take;
+    use Step::*;
+
+    let steps = [
+        // Completed, by a task that waits for a permit.
+        vec![Now(Take), Now(Submit(0)), Now(Complete(0)), Now(Reap)],
+        vec![Meanwhile(Collect(0)), Now(Take), Now(Submit(0))],
+        // Left, told to leave, and halted.
+        vec![Now(Leave(0)), Silence, Release, Open, Now(CleanUp)],
+        vec![Now(Take), Now(Submit(0)), Silence, Evict, Now(Collect(0))],
+        vec![Release, Open, Now(CleanUp), Now(Take)],
+        // Not sent, nothing to send, and for nobody.
+        vec![Close, Now(Submit(0)), Now(Collect(0)), Abort, Reset],
+        vec![Drain, Now(Take), Refill, Now(Skip)],
+        vec![Silence, Release, Open],
+        vec![
+            Now(Event::Lie(Lie {
+                tag: 0,
+                generation: 0,
+                wrong_phase: false,
+            })),
+            Now(Reap),
+        ],
+    ];
+    let script = Script {
+        slots: 0,
+        steps: steps.concat(),
+    };
+    let tally = script.judge();
+    assert!(has_all(&tally), "{tally:?}");
 }
 
 /// What the fuzzer has found to be of interest, as long as it says something.
@@ -375,6 +531,7 @@ fn the_corpus_is_judged_well() {
     let mut judged = 0;
     // Commands that are passed on: those of HSM, AES-GCM and AES-XTS.
     let mut good = [0; 3];
+    let mut queues = Tally::default();
     for entry in std::fs::read_dir(corpus).expect("there is a corpus") {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         let Some(input) = Input::parse(&bytes) else {
@@ -387,9 +544,11 @@ fn the_corpus_is_judged_well() {
             Input::AesCommand(command) => {
                 good[1 + usize::from(command.xts)] += usize::from(judge::aes_command(&command));
             }
+            Input::Queue(script) => queues += script.judge(),
             _ => {}
         }
     }
+    assert!(has_all(&queues), "{queues:?}");
     assert!(judged >= 100, "{judged} inputs only");
     assert!(
         good.iter().all(|&count| count > 0),
