@@ -22,6 +22,7 @@ use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering;
 use loom::sync::Condvar;
 use loom::sync::Mutex;
+use loom::thread::yield_now;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::AtomicU32 as Count;
@@ -251,6 +252,34 @@ impl Machine {
     /// Carries a command out, as an ioctl does.  A task that is being killed does not wait.
     pub fn command(&self, killed: bool) -> Fate {
         assert!(self.take_permit(true));
+        self.run(killed)
+    }
+
+    /// The same if the queue may be closed, as a pool of one queue has it.  Who finds it closed comes
+    /// back when it is open again, as the caller of an ioctl does.
+    pub fn command_of_pool(&self) -> Fate {
+        loop {
+            while !self.pair.is_submitting() {
+                yield_now();
+            }
+            assert!(self.take_permit(true));
+            let restored = self.permits.restored();
+            if self.pair.is_open() {
+                return self.run(false);
+            }
+            self.held.fetch_sub(1, SeqCst);
+            self.permits.withhold(restored, || self.room.signal());
+        }
+    }
+
+    /// A queue is opened, and permits are there for its tags again.
+    pub fn open(&self) {
+        self.pair.open(1, self);
+        self.permits.restore(|| self.room.signal());
+    }
+
+    /// Carries out the command of somebody who has a permit.
+    fn run(&self, killed: bool) -> Fate {
         let (tag, chair) = self.pair.take(self).expect("a permit, but no tag");
         assert!(!self.in_device.lock().unwrap()[tag], "the device has it");
         chair.signals.store(0, SeqCst);
@@ -448,11 +477,18 @@ impl Machine {
         self.in_device.lock().unwrap().fill(false);
     }
 
+    /// The device forgets its completion queue, whose submission queue it has forgotten.
+    pub fn delete_completions(&self) {
+        let mut device = self.device.lock().unwrap();
+        assert!(device.commands.is_empty(), "commands are left");
+        *device = Device::default();
+        self.cq_head.store(0, Ordering::Release);
+    }
+
     /// The device is stopped: it forgets everything.
     pub fn stop(&self) {
         self.delete_submissions();
-        *self.device.lock().unwrap() = Device::default();
-        self.cq_head.store(0, Ordering::Release);
+        self.delete_completions();
     }
 
     /// Doorbells may be rung again.
