@@ -594,7 +594,7 @@ mod tests {
     #[test]
     fn completions_are_read_as_documented() {
         // The service indicator, error and status; what is made of them.
-        let cases: [([u8; 4], [u8; 4], bool, u16, u16); 7] = [
+        let cases: [(_, _, bool, u16, u16); 7] = [
             ([0, 0, 0, 0], [0, 0, 0x01, 0x00], false, 0, 0),
             ([1, 0, 0, 0], [0, 0, 0x00, 0x00], true, 0, 0),
             ([0, 0, 0, 0x80], [0, 0, 0x00, 0x00], true, 0, 0),
@@ -708,7 +708,7 @@ mod tests {
     #[test]
     fn data_in_a_slot_is_described_by_lists_of_one() -> Result {
         let nobody = Nobody::new()?;
-        let cases: [(Cipher, u32, [u8; 4], u8, [u64; 2]); 7] = [
+        let cases: [(_, _, [u8; 4], u8, [u64; 2]); 7] = [
             (XTS, 0x0010, [0x10, 0x00, 0, 0], 0, [0, 0]),
             (XTS, 0x3000, [0x00, 0x30, 0, 0], 0, [0, 0]),
             (GCM, 0x1010, [0x10, 0x10, 0, 0], 0, [0, 0]),

@@ -389,7 +389,7 @@ mod tests {
             closed: false,
         };
         // Flags, session, application, status; what is made of them.
-        let cases: [(u8, [u8; 2], u8, [u8; 2], u16, Report); 10] = [
+        let cases = [
             (0x00, [0, 0], 0, [0, 0], 0, NONE),
             // A new session.
             (

@@ -56,6 +56,9 @@ impl<S: Show> File<S> {
         Self { attribute, content }
     }
 
+    /// # Safety
+    ///
+    /// `attribute` must be that of a file, which stays registered, and `page` a page to write to.
     unsafe extern "C" fn show_callback(
         _: *mut bindings::kobject,
         attribute: *mut bindings::kobj_attribute,
