@@ -17,7 +17,7 @@
 #define AZIHSM_MGMT_IOC_MAGIC		'A'
 
 /**
- * struct azihsm_hdr - what every request except the smallest begins with
+ * struct azihsm_hdr - what the HSM, AES and reset structures begin with
  * @size: Size of the whole structure in bytes, as the caller knows it.
  * @app_cmd_id: The caller's tag; neither read nor changed.
  * @timeout: Ignored.
