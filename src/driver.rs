@@ -115,8 +115,8 @@ impl sys::pci::Driver for Azihsm {
         let management = Management::new(gate.clone())?;
         // Another driver may have left it some.
         management.follow(ctrl, ctrl.virtual_functions())?;
-        // Once there is a node there may be a caller, whose command the device may lose: nothing
-        // fails here after that.
+        // Once there is this node there may be a caller whose command the device may lose: nothing
+        // fails here after that. Those of the management node do not wait for ever.
         let (stats, hsm) = if ctrl.has_hsm() {
             let number = Number::take(&number::HSM)?;
             let name = CString::try_from_fmt(fmt!("azihsm{}", number.get()))?;

@@ -135,14 +135,15 @@ impl History {
 /// What the monitor saw when it looked last.
 pub(super) struct Looked {
     at: Instant<Monotonic>,
-    was_good: bool,
+    /// Which start of the administrative queue it was, if the device was not well.
+    bad: Option<u32>,
 }
 
 impl Looked {
     pub(super) fn new() -> Self {
         Self {
             at: Instant::now(),
-            was_good: true,
+            bad: None,
         }
     }
 }
@@ -207,13 +208,13 @@ impl Ctrl<'_> {
         let admin = self.admin.queues().first();
         let start = admin.map(QueuePair::start);
         let health = self.registers.health();
+        let bad = start.filter(|_| health != Health::Good);
         // A read may be lost, which says nothing of the device.
-        if let (Some(admin), Some(start), false) = (admin, start, looked.was_good) {
-            if health != Health::Good {
-                admin.desert(start);
-            }
+        if let (Some(admin), Some(start), true) = (admin, start, bad.is_some() && looked.bad == bad)
+        {
+            admin.desert(start);
         }
-        looked.was_good = health == Health::Good;
+        looked.bad = bad;
         let overdue = watch(self, &self.hsm, passed_ms);
         let overdue = watch(self, &self.aes, passed_ms) || overdue;
         if !self.orphans().is_empty() && self.condition() == Condition::Running {
@@ -266,8 +267,8 @@ impl Ctrl<'_> {
         if self.is_leaving() {
             return;
         }
-        if self.condition() == Condition::Absent {
-            // If it is back it may not answer before that.
+        if self.condition() == Condition::Absent && self.enabled.has_lost_configuration() {
+            // If it is back it does not answer before that.
             self.enabled.restore();
         }
         let overdue = self.has_overdue(&self.hsm) || self.has_overdue(&self.aes);
@@ -463,6 +464,10 @@ impl Ctrl<'_> {
             _ => how,
         };
 
+        if cause == Cause::Returned {
+            // It may have been without power.
+            self.enabled.restore();
+        }
         // Its owner may have taken its resources away, or its power, and with them its sessions; of
         // one that was stopped before nobody knows.
         let emptied =
@@ -489,6 +494,7 @@ impl Ctrl<'_> {
                 traced(true);
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
+                self.recall();
                 self.turn(Change::Started, Some(cause));
                 if !matches!(cause, Cause::Asked | Cause::Resumed) {
                     let ms = began.elapsed().as_millis();

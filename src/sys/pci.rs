@@ -22,7 +22,13 @@ use kernel::{
     error::to_result,
     pci,
     prelude::*,
-    sync::Arc,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
     types::{
         ForLt,
         Opaque, //
@@ -79,15 +85,26 @@ impl<'bound> Enabled<'bound> {
         self.0
     }
 
-    /// Makes the configuration what it was when the driver was bound, if the function has lost it.
+    /// Makes the configuration what it was when the driver was bound, if the function has lost it,
+    /// or if that cannot be told.
     pub(crate) fn restore(&self) {
-        if self.has_lost_configuration() {
+        if !self.answers_memory() {
             restore_state(self.as_raw());
         }
     }
 
-    /// Returns whether the function answers, but has lost its configuration.
+    /// Returns whether the function is known to have lost its configuration, and answers.
     pub(crate) fn has_lost_configuration(&self) -> bool {
+        // SAFETY: The function is valid. The bit does not change once it has been found.
+        let has_bit = unsafe { (*self.as_raw()).no_command_memory() } == 0;
+
+        // Virtual functions do not have it.
+        has_bit && !self.answers_memory()
+    }
+
+    /// Returns whether the function says that it answers at its addresses, or does not answer at
+    /// all.
+    fn answers_memory(&self) -> bool {
         let mut command = 0;
 
         // SAFETY: The function is valid.
@@ -99,7 +116,7 @@ impl<'bound> Enabled<'bound> {
             )
         };
         // CAST: A bit of the word.
-        command & bindings::PCI_COMMAND_MEMORY as u16 == 0
+        command & bindings::PCI_COMMAND_MEMORY as u16 != 0
     }
 
     /// Switches bus mastering on.
@@ -227,8 +244,8 @@ where
     ) -> Result;
 
     /// Turns new users away and ends what is under way, before unbinding. There are no virtual
-    /// functions any more, except for those that virtual machines use. Is called once more, or for
-    /// the first time if binding failed, before the state is dropped.
+    /// functions any more, except for those that virtual machines use. Is called if binding failed
+    /// after [`Driver::serve`], too.
     fn unbind(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
 
     /// Stops the device, and does not touch it until [`Driver::resume`] for the same reason.
@@ -249,6 +266,7 @@ where
 {
     service: T::Service,
     live: Live<'bound, T::State>,
+    unbound: Atomic<bool>,
 }
 
 impl<T: Driver> Drop for Data<'_, T>
@@ -257,7 +275,9 @@ where
 {
     /// If the function could not be bound after all there may be callers already.
     fn drop(&mut self) {
-        T::unbind(self.live.state(), &self.service);
+        if !self.unbound.load(Relaxed) {
+            T::unbind(self.live.state(), &self.service);
+        }
     }
 }
 
@@ -290,6 +310,8 @@ where
             dev_warn!(dev, "virtual machines use virtual functions, which stay\n");
         }
         T::unbind(this.live.state(), &this.service);
+        // Relaxed: it is looked at when nobody else has it any more.
+        this.unbound.store(true, Relaxed);
     }
 }
 
@@ -305,7 +327,11 @@ where
     let live = unsafe { Live::new(state, gate.clone()) }?;
     live.open();
     let service = T::serve(live.state(), &gate)?;
-    Ok(Data { service, live })
+    Ok(Data {
+        service,
+        live,
+        unbound: Atomic::new(false),
+    })
 }
 
 /// Registers a [`Driver`] as [`pci::Adapter`] does, with the callbacks that that one leaves out.

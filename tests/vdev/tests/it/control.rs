@@ -229,6 +229,7 @@ fn violations_are_told_and_cleared() {
 #[test]
 fn counters_are_told_and_reset() {
     let device = device();
+    device.front.config_write(4, &[2, 0]);
     device.front.bar_read(0, 0x1c, &mut [0; 4]);
     device.front.bar_write(2, 8, &[0; 4]);
     let reply = ask(&device, &json!({"cmd": "counters"}));

@@ -204,6 +204,7 @@ const CASES: &[Case] = &[
     (Rule::DoorbellWhileDisabled, "after FLR", |bench| {
         bench.front.config_write(0x48, &[0, 0x80]);
         bench.step();
+        bench.bus_master(false);
         bench.sq_doorbell(0, 1);
     }),
     (Rule::DoorbellBeforeReady, "too early", |bench| {
