@@ -309,6 +309,8 @@ impl<'a> Work<'a> {
             .args(["test", "--release", "--lib", "--package", package])
             .arg("--manifest-path")
             .arg(tree.join("tests/Cargo.toml"))
+            // To cargo the trees of all workers are the same one, elsewhere.
+            .env("CARGO_TARGET_DIR", tree.join("target"))
             // Only what differs is looked at again.
             .env("CARGO_INCREMENTAL", "1");
         Ok(())
