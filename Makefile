@@ -36,7 +36,7 @@ help:
 	@echo '  make test      run the tests of every day: 20 minutes, 8 more the first time'
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
-	@echo '  make test-full long tests and more machines, too: two hours and more'
+	@echo '  make test-full long tests and more machines, too: some hours'
 	@echo '  make test-install  make the packages, install them on a stock Debian, boot it with a'
 	@echo '                 virtual HSM, use it as a member of the group, upgrade the kernel, remove it all'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'

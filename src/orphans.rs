@@ -167,13 +167,19 @@ impl Orphans {
 
     /// Changes the identifiers, and their era, as `change` says. Returns the era from before that.
     fn change_ids(&self, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<u32> {
-        let mut word = self.ids.load(Relaxed);
+        Self::change(&self.ids, change)
+    }
+
+    /// Changes a word, whose halves `change` gets, unless that returns `None`. Returns the upper half
+    /// from before that.
+    fn change(word: &Atomic<u64>, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<u32> {
+        let mut seen = word.load(Relaxed);
         loop {
-            let (era, ids) = Self::parts(word);
-            let (new_era, new_ids) = change(era, ids)?;
-            match self.ids.cmpxchg(word, Self::word(new_era, new_ids), Full) {
+            let (era, low) = Self::parts(seen);
+            let (new_era, new_low) = change(era, low)?;
+            match word.cmpxchg(seen, Self::word(new_era, new_low), Full) {
                 Ok(_) => return Some(era),
-                Err(now) => word = now,
+                Err(now) => seen = now,
             }
         }
     }
@@ -206,19 +212,8 @@ impl Orphans {
     /// Changes the number of owners as `change` says, which gets the era that it is for. The new
     /// number is for `era`.
     fn change_owners(&self, id: u16, change: impl Fn(u32, u32) -> Option<u32>, era: u32) {
-        let Some(owners) = self.owners.get(usize::from(id)) else {
-            return;
-        };
-        let mut word = owners.load(Relaxed);
-        loop {
-            let (now, count) = Self::parts(word);
-            let Some(count) = change(now, count) else {
-                return;
-            };
-            match owners.cmpxchg(word, Self::word(era, count), Full) {
-                Ok(_) => return,
-                Err(now) => word = now,
-            }
+        if let Some(owners) = self.owners.get(usize::from(id)) {
+            Self::change(owners, |now, count| Some((era, change(now, count)?)));
         }
     }
 

@@ -737,9 +737,9 @@ impl<C: Class> Owned<'_, C> {
         // Cannot fail: there is a place for each tag.
         self.prepare(sqe).map_err(|_| Lost::Refused)?;
         trace::submit(&self.queue.dev, self.queue.id.get(), cid);
-        self.queue.pair.bind(self.tag, C::era(&token));
         let world = self.queue.at(self.doorbells);
-        self.queue.pair.submit(&world, self.slot.slot(), self.tag);
+        let (slot, era) = (self.slot.slot(), C::era(&token));
+        self.queue.pair.submit(&world, slot, self.tag, era);
         self.wait(token, patience)
     }
 
@@ -1152,7 +1152,7 @@ mod tests {
             let (tag, seat) = pair.take(&at).ok_or(EINVAL)?;
             assert_eq!(tag, 0);
             prepare(&queue, layout, tag, number)?;
-            pair.submit(&at, seat.slot(), tag);
+            pair.submit(&at, seat.slot(), tag, ANY_ERA);
             assert!(is_submitted(&queue, layout, place, number)?);
             assert_eq!(bar.get(layout.sq_tail) as usize, next);
 
@@ -1181,7 +1181,7 @@ mod tests {
             let (tag, seat) = pair.take(&at).ok_or(EINVAL)?;
             assert_eq!(tag, index);
             prepare(&queue, layout, tag, alone + index)?;
-            pair.submit(&at, seat.slot(), tag);
+            pair.submit(&at, seat.slot(), tag, ANY_ERA);
             seats.push(seat, GFP_KERNEL)?;
         }
         assert!(pair.take(&at).is_none());

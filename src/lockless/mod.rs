@@ -374,7 +374,7 @@ mod tests {
             let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
             assert_eq!(tag, 0);
             let cid = chair.slot.cid(tag);
-            pair.submit(&paper, &chair.slot, tag);
+            pair.submit(&paper, &chair.slot, tag, ANY_ERA);
             assert_eq!(paper.sq.get(round % ENTRIES).map(Cell::get), Some(tag));
             assert_eq!(paper.sq_tail.get() as usize, (round + 1) % ENTRIES);
             assert_eq!(paper.sq_rings.get() as usize, round + 1);
@@ -412,7 +412,7 @@ mod tests {
                 let (taken, chair) = pair.take(&paper).ok_or(EINVAL)?;
                 assert_eq!(taken, tag);
                 *cid = chair.slot.cid(tag);
-                pair.submit(&paper, &chair.slot, tag);
+                pair.submit(&paper, &chair.slot, tag, ANY_ERA);
             }
             assert!(pair.take(&paper).is_none());
             for cid in cids.iter().rev() {
@@ -436,7 +436,7 @@ mod tests {
         let paper = Paper::new();
         let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
         let cid = chair.slot.cid(tag);
-        pair.submit(&paper, &chair.slot, tag);
+        pair.submit(&paper, &chair.slot, tag, ANY_ERA);
         // Another generation, a slot that is free, a slot that there is not.
         for wrong in [cid + 0x0400, cid + 1, 0x03ff] {
             paper.post(wrong);
@@ -458,11 +458,11 @@ mod tests {
         let pair = QueuePair::new(SLOTS)?;
         let paper = Paper::new();
         let (sent, first) = pair.take(&paper).ok_or(EINVAL)?;
-        pair.submit(&paper, &first.slot, sent);
+        pair.submit(&paper, &first.slot, sent, ANY_ERA);
         let (_, second) = pair.take(&paper).ok_or(EINVAL)?;
         pair.silence(&paper);
         assert!(!pair.is_open() && !pair.is_submitting() && pair.is_silent());
-        pair.submit(&paper, &second.slot, 1);
+        pair.submit(&paper, &second.slot, 1, ANY_ERA);
         assert_eq!(second.slot.collect(&mut [0]), Verdict::NotSent);
         assert_eq!((paper.sq_rings.get(), paper.cq_rings.get()), (1, 0));
 
@@ -487,7 +487,7 @@ mod tests {
         pair.open(ERA, &paper);
         assert!(pair.is_open() && pair.start() != start);
         let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
-        pair.submit(&paper, &chair.slot, tag);
+        pair.submit(&paper, &chair.slot, tag, ANY_ERA);
         // From the first entry.
         assert_eq!((paper.sq_tail.get(), paper.sq_rings.get()), (1, 2));
         Ok(())
@@ -511,8 +511,7 @@ mod tests {
             pair.silence(&paper);
             pair.release(&paper);
             pair.open(era, &paper);
-            pair.bind(tag, bound);
-            pair.submit(&paper, &chair.slot, tag);
+            pair.submit(&paper, &chair.slot, tag, bound);
             assert_eq!(
                 (pair.submitted() == 1, paper.sq_rings.get() == 1),
                 (sent, sent)
@@ -523,7 +522,7 @@ mod tests {
                 pair.free(&chair.slot, tag);
                 // The next command in the slot is another one's.
                 let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
-                pair.submit(&paper, &chair.slot, tag);
+                pair.submit(&paper, &chair.slot, tag, ANY_ERA);
                 assert_eq!(paper.sq_tail.get(), 1);
             }
         }
@@ -537,7 +536,7 @@ mod tests {
         let (tag, chair) = pair.take(&paper).ok_or(EINVAL)?;
         pair.drain(&paper);
         assert!(!pair.is_open() && pair.is_submitting());
-        pair.submit(&paper, &chair.slot, tag);
+        pair.submit(&paper, &chair.slot, tag, ANY_ERA);
         assert_eq!(paper.sq_rings.get(), 1);
         assert!(pair.refill(&paper));
         assert!(pair.is_open());

@@ -32,7 +32,7 @@ use super::{
 /// Completions that are consumed with one doorbell.
 const BATCH: usize = 8;
 
-/// The era of a command that may be submitted in any, see [`QueuePair::bind`]; no queue is in it.
+/// The era of a command that may be submitted in any; no queue is in it.
 pub(crate) const ANY_ERA: u32 = 0;
 
 /// The era of a queue that is new.
@@ -245,19 +245,7 @@ impl QueuePair {
         let seat = world.seat(tag)?;
 
         seat.slot().take();
-        self.bind(tag, ANY_ERA);
         Some((tag, seat))
-    }
-
-    /// Has the command of `tag`, whose slot is the caller's, be submitted in `era` only: once the
-    /// queue was opened in another one it ends without being submitted, however long ago that was
-    /// allowed.
-    ///
-    /// Relaxed: the pump reads it once the command is pending.
-    pub(crate) fn bind(&self, tag: usize, era: u32) {
-        if let Some(bound) = self.eras.get(tag) {
-            bound.store(era, Relaxed);
-        }
     }
 
     /// Returns whether the command of `tag`, which is pending, may be submitted in the era of the
@@ -273,8 +261,14 @@ impl QueuePair {
         self.tags.give(tag);
     }
 
-    /// Submits the command of `tag`, which is the caller's until then, and waited for from then on.
-    pub(crate) fn submit<W: World>(&self, world: &W, slot: &Slot, tag: usize) {
+    /// Submits the command of `tag`, which is the caller's until then, and waited for from then on;
+    /// in `era` only: once the queue was opened in another one the command ends without being
+    /// submitted, however long ago it was let in.
+    pub(crate) fn submit<W: World>(&self, world: &W, slot: &Slot, tag: usize, era: u32) {
+        if let Some(bound) = self.eras.get(tag) {
+            // Relaxed: the pump reads it once the command is pending.
+            bound.store(era, Relaxed);
+        }
         slot.queue();
         if let Some(word) = self.pending.get(tag / 64) {
             // The bit is clear: it is set by the owner of the tag only, once. Fully ordered, as is

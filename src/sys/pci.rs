@@ -95,7 +95,8 @@ impl<'bound> Enabled<'bound> {
 
     /// Returns whether the function is known to have lost its configuration, and answers.
     pub(crate) fn has_lost_configuration(&self) -> bool {
-        // SAFETY: The function is valid. The bit does not change once it has been found.
+        // SAFETY: The function is valid. The bit was set before the driver was bound, and stays;
+        // its neighbours are written by the PCI core, with a load and a store of what has them all.
         let has_bit = unsafe { (*self.as_raw()).no_command_memory() } == 0;
 
         // Virtual functions do not have it.

@@ -287,7 +287,7 @@ impl Machine {
         let cid = chair.slot.cid(tag);
         chair.memory.set(u64::from(cid));
         self.prepared[tag].set(cid);
-        self.pair.submit(self, &chair.slot, tag);
+        self.pair.submit(self, &chair.slot, tag, 1);
 
         if !killed {
             chair.done.wait();

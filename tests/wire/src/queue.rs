@@ -543,7 +543,7 @@ impl Rig {
                         command.stage = Stage::Queued;
                         command.is_waited_for = true;
                     });
-                    self.pair.submit(self, &chair.slot, tag);
+                    self.pair.submit(self, &chair.slot, tag, FIRST_ERA);
                 }
             }
             Event::Discard(which) => {
