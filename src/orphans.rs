@@ -9,19 +9,12 @@
 //! it cannot be flushed as its descriptor is closed. The device has only 8, and keeps them across
 //! resets: each that is forgotten is one less for good (Documentation/device.rst 5.7).
 
+use core::ops::Deref;
+
 use kernel::{
     impl_has_work, new_work,
     prelude::*,
-    sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        },
-        Arc, //
-    },
+    sync::Arc,
     workqueue,
     workqueue::{
         Work,
@@ -31,7 +24,7 @@ use kernel::{
 
 use crate::{
     ctrl::CtrlFamily,
-    lockless::pair::FIRST_ERA,
+    lockless::sessions::Sessions,
     sys::{
         gate::Gate,
         process,
@@ -42,29 +35,13 @@ use crate::{
 /// See the [module](self).
 #[pin_data]
 pub(crate) struct Orphans {
-    // A bit by session identifier: the device has it, and nobody else. The era that this is for is
-    // in the high half: how often the device has lost all sessions, plus one. Those of an earlier
-    // era are no more.
-    ids: Atomic<u64>,
-    // By session identifier: how many descriptors have it, and commands that use or close it and
-    // have not ended, in the low half. The era that this is for is in the high half.
-    owners: [Atomic<u64>; Orphans::MAX_IDS as usize],
-    // How many commands that open a session have not ended, or are about to be sent.
-    opens: Atomic<u32>,
-    // How many reasons there are to send none now.
-    opens_held_back: Atomic<u32>,
-    // Whether a command that opens or closes a session ended without a completion, so that the
-    // device may have one that nobody knows of.
-    unsure: Atomic<bool>,
+    sessions: Sessions,
     gate: Arc<Gate<CtrlFamily>>,
     #[pin]
     flush: Work<Orphans, FLUSH>,
     #[pin]
     release: Work<Orphans, RELEASE>,
 }
-
-/// How many eras later one may be to be taken for a later one: half of what there are.
-const ERAS_AHEAD: u32 = u32::MAX / 2;
 
 /// The work of flushing sessions, which takes as long as the device does.
 const FLUSH: u64 = 0;
@@ -100,10 +77,15 @@ impl WorkItem<FLUSH> for Orphans {
     }
 }
 
-impl Orphans {
-    /// Most identifiers that can be noted; the device has 8.
-    const MAX_IDS: u16 = 32;
+impl Deref for Orphans {
+    type Target = Sessions;
 
+    fn deref(&self) -> &Sessions {
+        &self.sessions
+    }
+}
+
+impl Orphans {
     /// Makes an empty set for the device behind `gate`.
     ///
     /// # Errors
@@ -112,11 +94,7 @@ impl Orphans {
     pub(crate) fn new(gate: Arc<Gate<CtrlFamily>>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                ids: Atomic::new(Orphans::word(FIRST_ERA, 0)),
-                owners: [const { Atomic::new(0) }; Orphans::MAX_IDS as usize],
-                opens: Atomic::new(0),
-                opens_held_back: Atomic::new(0),
-                unsure: Atomic::new(false),
+                sessions: Sessions::new(),
                 gate,
                 flush <- new_work!("azihsm_flush"),
                 release <- new_work!("azihsm_release"),
@@ -125,21 +103,7 @@ impl Orphans {
         )
     }
 
-    /// Puts a word together, of which `era` is the upper half.
-    const fn word(era: u32, low: u32) -> u64 {
-        // CAST: Widening.
-        (era as u64) << 32 | low as u64
-    }
-
-    /// Takes a word apart.
-    fn parts(word: u64) -> (u32, u32) {
-        // CAST: Takes half of the bits each.
-        ((word >> 32) as u32, word as u32)
-    }
-
     /// Notes the session `id` of `era` and has it flushed soon. May be called from any context.
-    ///
-    /// An identifier that the device cannot have given is ignored.
     pub(crate) fn add(self: &Arc<Self>, id: u16, era: u32) {
         self.keep(id, era);
         self.flush_soon();
@@ -157,88 +121,6 @@ impl Orphans {
         let _ = workqueue::system_highpri().enqueue::<Arc<Self>, RELEASE>(self.clone());
     }
 
-    /// Notes the session `id` of `era`, which nobody has any more. If the device has lost it the
-    /// number may be that of another one.
-    pub(crate) fn keep(&self, id: u16, era: u32) {
-        if id < Self::MAX_IDS {
-            self.change_ids(|now, ids| (now == era).then_some((era, ids | 1 << id)));
-        }
-    }
-
-    /// Changes the identifiers, and their era, as `change` says. Returns the era from before that.
-    fn change_ids(&self, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<u32> {
-        Self::change(&self.ids, change)
-    }
-
-    /// Changes a word, whose halves `change` gets, unless that returns `None`. Returns the upper half
-    /// from before that.
-    fn change(word: &Atomic<u64>, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<u32> {
-        let mut seen = word.load(Relaxed);
-        loop {
-            let (era, low) = Self::parts(seen);
-            let (new_era, new_low) = change(era, low)?;
-            match word.cmpxchg(seen, Self::word(new_era, new_low), Full) {
-                Ok(_) => return Some(era),
-                Err(now) => seen = now,
-            }
-        }
-    }
-
-    /// Notes that a descriptor has the session `id` of `era`.
-    pub(crate) fn gain_owner(&self, id: u16, era: u32) {
-        // One that is found out late to be of an earlier era has no owners that count.
-        self.change_owners(
-            id,
-            |now, count| match era.wrapping_sub(now) {
-                0 => count.checked_add(1),
-                1..=ERAS_AHEAD => Some(1),
-                _ => None,
-            },
-            era,
-        );
-    }
-
-    /// Notes that a descriptor does not have the session `id` of `era` any more. If the device
-    /// still has it, this was noted before by [`Self::keep`].
-    pub(crate) fn lose_owner(&self, id: u16, era: u32) {
-        // Nobody has one of an earlier era.
-        self.change_owners(
-            id,
-            |now, count| (now == era).then(|| count.saturating_sub(1)),
-            era,
-        );
-    }
-
-    /// Changes the number of owners as `change` says, which gets the era that it is for. The new
-    /// number is for `era`.
-    fn change_owners(&self, id: u16, change: impl Fn(u32, u32) -> Option<u32>, era: u32) {
-        if let Some(owners) = self.owners.get(usize::from(id)) {
-            Self::change(owners, |now, count| Some((era, change(now, count)?)));
-        }
-    }
-
-    /// Returns whether a descriptor has the session `id`, or a command that has not ended.
-    pub(crate) fn is_owned(&self, id: u16) -> bool {
-        self.owners.get(usize::from(id)).is_some_and(|owners| {
-            let (era, count) = Self::parts(owners.fetch_add(0, Full));
-
-            era == self.era() && count != 0
-        })
-    }
-
-    /// Notes that the device has lost all sessions. To be called while no queue submits commands.
-    pub(crate) fn begin_era(&self) {
-        self.change_ids(|era, _| {
-            let next = era.wrapping_add(1);
-            Some((next.max(FIRST_ERA), 0))
-        });
-    }
-
-    /// Returns in which era a session is that is opened now.
-    pub(crate) fn era(&self) -> u32 {
-        Self::parts(self.ids.load(Acquire)).0
-    }
-
     /// Notes that a command which closes the session `id` of `era` is about to be sent.
     pub(crate) fn closing(self: &Arc<Self>, id: u16, era: u32) -> Closing {
         self.gain_owner(id, era);
@@ -253,57 +135,13 @@ impl Orphans {
     /// back.
     pub(crate) fn try_open(self: &Arc<Self>) -> Option<Opening> {
         let opening = Opening::new(self);
-        // Fully ordered, as are the two accesses of `hold_opens_back()` and `opens()`: either the
-        // one who opens sees that it is held back, or the other sees it.
-        (self.opens_held_back.fetch_add(0, Full) == 0).then_some(opening)
-    }
-
-    /// Returns how many commands that open a session have not ended.
-    pub(crate) fn opens(&self) -> u32 {
-        self.opens.fetch_add(0, Full)
+        self.may_open().then_some(opening)
     }
 
     /// Lets no command that opens a session be sent until the result is dropped.
     pub(crate) fn hold_opens_back(self: &Arc<Self>) -> HeldBack {
-        self.opens_held_back.fetch_add(1, Full);
+        self.begin_hold();
         HeldBack(self.clone())
-    }
-
-    /// Notes that a command that opens or closes a session ended without a completion.
-    pub(crate) fn set_unsure(&self) {
-        self.unsure.store(true, Release);
-    }
-
-    /// Takes note that sessions which nobody knows of are about to be flushed.
-    pub(crate) fn clear_unsure(&self) {
-        self.unsure.xchg(false, Full);
-    }
-
-    /// Returns whether there may be a session that nobody knows of.
-    pub(crate) fn is_unsure(&self) -> bool {
-        self.unsure.load(Acquire)
-    }
-
-    /// Returns whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.orphaned() == 0
-    }
-
-    /// Returns how many sessions descriptors have, or commands that have not ended.
-    pub(crate) fn owned(&self) -> u32 {
-        // CAST: At most `MAX_IDS`.
-        (0..Self::MAX_IDS).filter(|id| self.is_owned(*id)).count() as u32
-    }
-
-    /// Returns how many sessions are known to have nobody.
-    pub(crate) fn orphaned(&self) -> u32 {
-        Self::parts(self.ids.load(Relaxed)).1.count_ones()
-    }
-
-    /// Takes the session `id`, if it was noted. Returns its era.
-    pub(crate) fn take(&self, id: u16) -> Option<u32> {
-        let bit = 1_u32.checked_shl(id.into())?;
-        self.change_ids(|era, ids| (ids & bit != 0).then_some((era, ids & !bit)))
     }
 
     /// Waits until the work that is under way has ended, and lets no other begin. To be called when
@@ -348,10 +186,10 @@ pub(crate) struct Opening {
 
 impl Opening {
     fn new(orphans: &Arc<Orphans>) -> Self {
-        orphans.opens.fetch_add(1, Full);
+        let era = orphans.begin_open();
         Self {
             orphans: orphans.clone(),
-            era: orphans.era(),
+            era,
         }
     }
 
@@ -371,7 +209,7 @@ impl Clone for Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.orphans.opens.fetch_sub(1, Full);
+        self.orphans.end_open();
     }
 }
 
@@ -380,7 +218,7 @@ pub(crate) struct HeldBack(Arc<Orphans>);
 
 impl Drop for HeldBack {
     fn drop(&mut self) {
-        self.0.opens_held_back.fetch_sub(1, Full);
+        self.0.end_hold();
     }
 }
 

@@ -11,17 +11,11 @@
 
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
-        Arc, //
-    },
+    sync::Arc, //
 };
 
 use crate::{
+    lockless::users,
     orphans::Orphans,
     sys::completion::{
         Event,
@@ -136,31 +130,21 @@ impl Record {
 /// The commands under way that use the session of one descriptor.
 #[pin_data]
 pub(crate) struct Users {
-    // The number of tokens in the low half. The high half is not 0 once the descriptor is closed;
-    // it is the session to flush, plus one.
-    state: Atomic<u64>,
-    // The era of that session. Written before the high half is.
-    era: Atomic<u32>,
+    state: users::Users,
     #[pin]
     changed: Event,
-    waiting: Atomic<bool>,
     orphans: Arc<Orphans>,
 }
 
 impl Users {
-    const COUNT: u64 = u32::MAX as u64;
-    const FLUSH_SHIFT: u32 = 32;
-
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new(orphans: Arc<Orphans>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                state: Atomic::new(0),
-                era: Atomic::new(0),
+                state: users::Users::new(),
                 changed <- Event::new(),
-                waiting: Atomic::new(false),
                 orphans,
             }),
             GFP_KERNEL,
@@ -170,7 +154,7 @@ impl Users {
     /// Adds a user of the session, which is of `era`. To be called while the record is locked that
     /// admitted it.
     pub(crate) fn token(self: &Arc<Self>, era: u32) -> Token {
-        self.state.fetch_add(1, Full);
+        self.state.enter();
         Token {
             users: self.clone(),
             era,
@@ -185,28 +169,13 @@ impl Users {
     ///
     /// What `sleep` says, unless that is [`Waited::Done`].
     pub(crate) fn wait_idle(&self, mut sleep: impl FnMut(&Event) -> Waited) -> Result<(), Waited> {
-        // Fully ordered against the load below, as are the user's two accesses: either it sees
-        // this or the count is seen to be 0.
-        self.waiting.xchg(true, Full);
-        let result = loop {
-            if self.state.fetch_add(0, Full) & Self::COUNT == 0 {
-                break Ok(());
-            }
-            match sleep(&self.changed) {
-                Waited::Done => {}
-                waited => break Err(waited),
-            }
-        };
-        self.waiting.store(false, Relaxed);
-        result
+        self.state.wait_idle(|| sleep(&self.changed))
     }
 
-    /// Says that the descriptor is closed and `session` of `era` is to be flushed. Returns whether that may
-    /// be done now; otherwise the last user sees to it, and is its owner until then.
+    /// Says that the descriptor is closed and `session` of `era` is to be flushed. Returns whether
+    /// that may be done now; otherwise the last user sees to it, and is its owner until then.
     pub(crate) fn close(&self, session: u16, era: u32) -> bool {
-        self.era.store(era, Relaxed);
-        let flush = (u64::from(session) + 1) << Self::FLUSH_SHIFT;
-        self.state.fetch_add(flush, Full) & Self::COUNT == 0
+        self.state.close(session, era)
     }
 }
 
@@ -227,22 +196,11 @@ impl Drop for Token {
     /// May be called in any context.
     fn drop(&mut self) {
         let users = &self.users;
-        let before = users.state.fetch_sub(1, Full);
-
-        // CAST: Takes the upper half.
-        if let (1, Some(session)) = (
-            before & Users::COUNT,
-            ((before >> Users::FLUSH_SHIFT) as u32).checked_sub(1),
-        ) {
-            // CAST: `close()` got it as a `u16`.
-            let session = session as u16;
-            let era = users.era.load(Relaxed);
+        let flush = |session, era| {
             users.orphans.add(session, era);
             users.orphans.lose_owner(session, era);
-        }
-        if users.waiting.load(Relaxed) {
-            users.changed.signal();
-        }
+        };
+        users.state.leave(flush, || users.changed.signal());
     }
 }
 

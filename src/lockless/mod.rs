@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The part of a queue pair that is concurrent, and nothing else.
+//! The part of queue pairs and of sessions that is concurrent, and nothing else.
 //!
 //! - [`slot`] has the states of a command, and [`tags`] says who has which slot;
 //! - [`combine`] has one processor do the work of all;
-//! - [`pair`] puts them together: submitting, reaping, leaving early, closing, ending.
+//! - [`pair`] puts them together: submitting, reaping, leaving early, closing, ending;
+//! - [`sessions`] says who has which session, and whether one may be opened;
+//! - [`users`] counts the commands that use one.
 //!
 //! These files use no more than the `core` library and [`facade`]: what is done to memory, doorbells
 //! and sleeping tasks is said by [`pair::World`] and [`pair::Seat`]. So they are compiled twice: into
@@ -17,8 +19,10 @@
 pub(crate) mod combine;
 mod facade;
 pub(crate) mod pair;
+pub(crate) mod sessions;
 pub(crate) mod slot;
 pub(crate) mod tags;
+pub(crate) mod users;
 
 // What is concurrent is for the model checker; here one task at a time goes around all of it.
 #[kernel::prelude::kunit_tests(azihsm_lockless)]

@@ -13,6 +13,8 @@
 #![allow(clippy::arc_with_non_send_sync)]
 // What only the rest of the driver uses.
 #![allow(dead_code)]
+// As the driver is written, for which the kernel has other lints.
+#![allow(clippy::precedence)]
 
 #[path = "../../../src/lockless/combine.rs"]
 mod combine;
@@ -21,7 +23,11 @@ mod machine;
 #[path = "../../../src/lockless/pair.rs"]
 mod pair;
 mod scenarios;
+#[path = "../../../src/lockless/sessions.rs"]
+mod sessions;
 #[path = "../../../src/lockless/slot.rs"]
 mod slot;
 #[path = "../../../src/lockless/tags.rs"]
 mod tags;
+#[path = "../../../src/lockless/users.rs"]
+mod users;

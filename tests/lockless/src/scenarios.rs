@@ -2,6 +2,7 @@
 //! Who does what at once.
 
 mod parts;
+mod sessions;
 mod whole;
 
 use crate::machine::Machine;
