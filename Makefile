@@ -36,7 +36,8 @@ help:
 	@echo '  make test      run the tests of every day: 20 minutes, 8 more the first time'
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
-	@echo '  make test-full long tests and more machines, too: some hours'
+	@echo '  make test-full long tests and more machines, too: some hours;'
+	@echo "                 PARTS='host stock old debug kasan': these only"
 	@echo '  make test-install  make the packages, install them on a stock Debian, boot it with a'
 	@echo '                 virtual HSM, use it as a member of the group, upgrade the kernel, remove it all'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
@@ -110,11 +111,11 @@ run: setup
 
 .PHONY: test
 test: setup
-	@$(ENTER) tests/run test
+	@$(ENTER) tests/run test $(PARTS)
 
 .PHONY: test-full
 test-full: setup
-	@$(ENTER) tests/run test-full
+	@$(ENTER) tests/run test-full $(PARTS)
 
 # The toolchain sees no more than the checkout.
 .PHONY: bench
