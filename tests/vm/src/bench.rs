@@ -191,7 +191,7 @@ fn add_lines(
     let [functions, places] = lines::of_module(
         &interval.blocks,
         symbols.text,
-        &options.common.module,
+        options.common.module()?,
         &options.source,
     )?;
     for (name, list) in [("driver", functions), ("lines", places)] {

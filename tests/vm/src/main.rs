@@ -90,9 +90,9 @@ struct Common {
     /// Kernel of the guest, a bzImage or an ELF image.
     #[arg(long)]
     kernel: PathBuf,
-    /// The module.
+    /// The module; needed unless the driver is built in.
     #[arg(long)]
-    module: PathBuf,
+    module: Option<PathBuf>,
     /// The module that was made with AZIHSM_TEST_PF=1; without it there are no
     /// machines with a physical function.
     #[arg(long)]
@@ -251,7 +251,7 @@ impl Coverage {
         for file in files {
             reached.append(&mut coverage::reached(&file)?);
         }
-        let (table, missing) = coverage::report(&self.common.module, &self.source, &reached)?;
+        let (table, missing) = coverage::report(self.common.module()?, &self.source, &reached)?;
         fs::write(&self.missing, missing)?;
         print!("{table}");
         Ok(good)
@@ -384,13 +384,19 @@ fn strip(module: &Path, target: &Path) -> Result<()> {
 }
 
 impl Common {
+    /// The module, which most runs are about.
+    fn module(&self) -> Result<&Path> {
+        self.module.as_deref().context("--module is missing")
+    }
+
     /// Prepares what the machine is made of; `others` are modules besides that
     /// of the driver, and where the guest finds them.
     fn files(&self, dir: &Path, command: &str, others: &[(&str, &Path)]) -> Result<Files> {
         let kernel = kernel::prepare(&self.kernel, &self.work)?;
         let mut initramfs = Initramfs::new(&self.busybox, command)?;
         initramfs.programs(&self.programs)?;
-        for (name, module) in [(MODULE, self.module.as_path())].iter().chain(others) {
+        let own = self.module.iter().map(|module| (MODULE, module.as_path()));
+        for (name, module) in own.chain(others.iter().copied()) {
             let name = name.trim_start_matches('/');
             let stripped = dir.join(name.replace('/', "-"));
             strip(module, &stripped)?;
@@ -428,6 +434,7 @@ impl Common {
 
 fn demo(common: &Common) -> Result<bool> {
     common.prepare()?;
+    common.module()?;
     let dir = machine::boot_directory(&common.work, "demo")?;
     let command = format!("/bin/busybox insmod {MODULE} || exit 1\nexec /bin/azihsm-demo\n");
     let files = common.files(&dir, &command, &[])?;
@@ -620,6 +627,15 @@ impl<'a> Runner<'a> {
     fn test(&self, boots: Vec<Boot>, jobs: usize, again: bool) -> Result<bool> {
         let common = self.common;
         common.prepare()?;
+        if self.variant == Variant::Builtin {
+            let is_for_it = |boot: &Boot| boot.instead.is_some();
+            ensure!(
+                boots.iter().all(is_for_it),
+                "these tests load a module, and the driver is built in"
+            );
+        } else {
+            common.module()?;
+        }
         // Here, so that two boots do not do it at once.
         kernel::prepare(&common.kernel, &common.work)?;
         ensure!(!boots.is_empty(), "there is no such machine");

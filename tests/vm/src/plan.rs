@@ -19,6 +19,8 @@ pub enum Variant {
     Debug,
     /// Checks each access to memory, too.
     Kasan,
+    /// That of `Debug`, with the driver built in: there is no module.
+    Builtin,
 }
 
 impl Variant {
@@ -27,9 +29,10 @@ impl Variant {
     /// Unit tests run where the driver is loaded first, unless told not to;
     /// once is enough.
     pub fn equip(self, config: &mut Config) {
+        config.built_in = self == Self::Builtin;
         let (memory, words, boot) = match self {
             Self::Stock | Self::Old => return,
-            Self::Debug => (1024, "kmemleak=on", 3),
+            Self::Debug | Self::Builtin => (1024, "kmemleak=on", 3),
             Self::Kasan => (2048, "kmemleak=on no5lvl kasan_multi_shot", 5),
         };
         config.memory = config.memory.max(memory);
@@ -116,6 +119,37 @@ const KUNIT: &str = "
 /bin/busybox cat /sys/kernel/debug/kunit/*/results || exit
 /bin/busybox rmmod azihsm
 ";
+
+/// Unit tests that are built in have run when the first process starts.
+const KUNIT_BUILT_IN: &str = "
+/bin/busybox cat /sys/kernel/debug/kunit/*/results
+";
+
+/// The driver that is built in, from boot on.
+const BUILT_IN: &str = r#"
+b=/bin/busybox
+tests=0
+check() {
+	tests=$((tests + 1))
+	if eval "$2"; then echo "ok $tests - builtin/$1"; else echo "not ok $tests - builtin/$1"; fi
+}
+node() { [ "$($b ls /dev | $b grep -c '^azihsm[0-9]')" -eq "$1" ]; }
+ready() { [ "$($b dmesg | $b grep -c 'azihsm .*: HSM ready as azihsm0')" -eq "$1" ]; }
+serves() { /bin/roundtrip /dev/azihsm0 && /bin/azihsm-demo --runs 10; }
+driver=/sys/bus/pci/drivers/azihsm
+address=$($b basename "$($b ls -d $driver/0000:*)")
+echo TAP version 14
+check there-is-no-module '! $b grep -q azihsm /proc/modules && [ ! -e /sys/module/azihsm/refcnt ]'
+check bound-at-boot '[ -e "$driver/$address" ] && node 1 && ready 1'
+check serves-a-client serves
+check cannot-be-unloaded '! $b rmmod azihsm 2>/dev/null && node 1'
+echo "$address" >$driver/unbind
+check no-node-when-unbound 'node 0'
+echo "$address" >$driver/bind
+check bound-again 'node 1 && ready 2'
+check serves-again serves
+echo "1..$tests"
+"#;
 
 /// Megabytes that the guest needs for the longest buffers in all processes.
 const FUZZ_MEMORY: usize = 2048;
@@ -227,6 +261,19 @@ impl Boot {
         let mut boot = Self::new("kunit", &[]);
         boot.config.kunit = true;
         boot.instead = Some(Instead::Kunit(KUNIT));
+        boot
+    }
+
+    fn builtin_kunit() -> Self {
+        let mut boot = Self::new("builtin-kunit", &[]);
+        boot.config.kunit = true;
+        boot.instead = Some(Instead::Kunit(KUNIT_BUILT_IN));
+        boot
+    }
+
+    fn builtin() -> Self {
+        let mut boot = Self::new("builtin", &[]);
+        boot.instead = Some(Instead::Script(BUILT_IN));
         boot
     }
 
@@ -385,6 +432,7 @@ pub fn of(variant: Variant, full: bool) -> Vec<Boot> {
         (Variant::Debug, false) => debug_everyday(),
         (Variant::Debug, true) => debug_full(),
         (Variant::Kasan, _) => kasan(),
+        (Variant::Builtin, _) => vec![Boot::builtin_kunit(), Boot::builtin()],
     };
     for boot in &mut boots {
         variant.equip(&mut boot.config);
@@ -590,14 +638,14 @@ mod tests {
 
     #[test]
     fn unit_tests_run_in_their_own_machine_only() {
-        for variant in [Variant::Debug, Variant::Kasan] {
+        for variant in [Variant::Debug, Variant::Kasan, Variant::Builtin] {
             for boot in of(variant, true) {
                 let off = boot
                     .config
                     .append
                     .iter()
                     .any(|word| word == "kunit.enable=0");
-                assert_ne!(off, boot.name == "kunit", "{}", boot.name);
+                assert_ne!(off, boot.name.ends_with("kunit"), "{}", boot.name);
                 assert!(boot.config.memory >= 1024);
             }
         }
