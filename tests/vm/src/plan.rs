@@ -33,7 +33,7 @@ impl Variant {
         let (memory, words, boot) = match self {
             Self::Stock | Self::Old => return,
             Self::Debug | Self::Builtin => (1024, "kmemleak=on", 3),
-            Self::Kasan => (2048, "kmemleak=on no5lvl kasan_multi_shot", 5),
+            Self::Kasan => (2048, KASAN, 5),
         };
         config.memory = config.memory.max(memory);
         config.append.extend(words.split(' ').map(str::to_owned));
@@ -43,6 +43,11 @@ impl Variant {
         config.boot_patience *= boot;
     }
 }
+
+/// Accesses to memory are all that is checked there, and what is lost: the rest is slow, and for
+/// the other kernel.
+const KASAN: &str = "kmemleak=on no5lvl kasan_multi_shot slab_debug=- no_debug_objects \
+                     lockdep.prove_locking=0";
 
 /// Groups whose outcome depends on processors, vectors and the IOMMU.
 const OF_MACHINE: &[&str] = &["node", "hsm", "session", "aes", "load", "reset"];
@@ -550,6 +555,9 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
         Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
         Boot::new("debug-starve", &["starve"]).long(),
+        Boot::new("debug-starve-card", &[])
+            .card(2)
+            .only(STARVE_CARD),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
         Boot::new("debug-chaos", &["chaos"]).long().seconds(60),
         Boot::kunit(),
