@@ -72,6 +72,14 @@ const SAMPLE: &[&str] = &[
     "load/killed-with-large-aes-data",
 ];
 
+/// Tests without memory that are about functions of a card.
+const STARVE_CARD: &[&str] = &[
+    "starve/management-open",
+    "starve/management-ioctls",
+    "starve/virtual-functions",
+    "starve/bind-some-physical",
+];
+
 /// Tests that are about more than one device.
 const TWO_DEVICES: &[&str] = &[
     "node/numbers-are-dense",

@@ -202,7 +202,7 @@ fn kind(env: &Env) -> Result<()> {
 }
 
 /// All functions are found in their order, and bound in that.
-fn find_anew(env: &Env) -> Result<()> {
+pub fn find_anew(env: &Env) -> Result<()> {
     module::unload().context("delete_module")?;
     for address in pci::functions()? {
         pci::remove(&address)?;

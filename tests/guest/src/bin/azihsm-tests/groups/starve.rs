@@ -3,10 +3,11 @@
 //! nothing is left of what failed, and the next attempt succeeds.
 //!
 //! A kernel with failure injection counts for one thread what could fail, and has
-//! the `n`th fail.  What the driver's own tasks do, and what is done to map memory
-//! for the device, is told by the code that is on the stack.
+//! the `n`th fail.  What the kernel's threads do for the driver, and what is done to
+//! map memory for the device, is told by the code that is on the stack.
 
 use crate::check_eq;
+use crate::groups::mgmt;
 use crate::health;
 use crate::runner::Env;
 use crate::runner::Skip;
@@ -25,23 +26,31 @@ use azihsm_guest::hsm::Session;
 use azihsm_guest::module;
 use azihsm_guest::pci;
 use azihsm_guest::sys;
+use azihsm_guest::sys::Child;
 use azihsm_mbor::Operation;
 use azihsm_uapi::abi;
 use azihsm_uapi::abi::ext;
+use azihsm_uapi::management_nodes;
 use azihsm_uapi::Device;
 use azihsm_uapi::Errno;
 use azihsm_uapi::Flow;
+use azihsm_uapi::Management;
 use azihsm_uapi::ResetKind;
 use nix::libc;
+use serde_json::json;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 use zerocopy::FromZeros;
 use zerocopy::Immutable;
 use zerocopy::IntoBytes;
@@ -70,6 +79,9 @@ const COMPLAINTS: &[&str] = &[
     "out of free dentries",
 ];
 
+/// The same of a device that is not there for a while.
+const AWAY: &[&str] = &["cannot", "recovered", "does not answer any more"];
+
 /// The tests of this group.
 pub fn tests() -> Vec<Test> {
     let test = |name: &str, body: fn(&Env) -> Result<()>| {
@@ -85,12 +97,53 @@ pub fn tests() -> Vec<Test> {
         test("aes-commands", aes_commands).takes(30),
         test("aes-mapping", aes_mapping).takes(30),
         test("reset", reset).takes(20),
-        test("recovery-by-the-worker", recovery).takes(40),
+        test("recovery-from-a-reset", |env| {
+            recovery(env, asked_for, Memory::Needed)
+        })
+        .takes(20),
+        test("recovery-from-a-fault", |env| {
+            recovery(env, crashed, Memory::Needed)
+        })
+        .takes(200)
+        .long(),
+        test("recovery-from-absence", |env| {
+            recovery(env, |env| away(env, "gone"), Memory::Needed)
+        })
+        .takes(300)
+        .may_warn(AWAY)
+        .long(),
+        test("recovery-from-a-broken-link", |env| {
+            recovery(env, |env| away(env, "unreachable"), Memory::Needed)
+        })
+        .takes(300)
+        .may_warn(AWAY)
+        .long(),
+        test("recovery-of-a-queue", |env| {
+            recovery(env, overdue, Memory::NotNeeded)
+        })
+        .takes(30),
+        test("recovery-of-a-session", |env| {
+            recovery(env, orphaned, Memory::NotNeeded)
+        })
+        .takes(10),
         test("bind-some", |env| bind(env, 17)).takes(40),
         test("bind-all", |env| bind(env, 1))
             .takes(1200)
             .seconds(3600)
             .long(),
+        test("bind-mapping", bind_mapping).takes(60),
+        test("management-open", management_open).card(2).takes(10),
+        test("management-ioctls", management_ioctls)
+            .card(2)
+            .takes(5),
+        test("virtual-functions", virtual_functions)
+            .card(2)
+            .takes(20)
+            .spoils(),
+        test("bind-some-physical", |env| bind_physical(env, 17))
+            .card(2)
+            .takes(60)
+            .spoils(),
     ]
 }
 
@@ -99,8 +152,10 @@ pub fn tests() -> Vec<Test> {
 const DMA_DEBUG: &str = "add_dma_entry";
 const PROC: &str = "__proc_create";
 
-/// What maps memory of users for a device that is behind an IOMMU.
+/// Functions of the kernel that map memory for a device behind an IOMMU: that of
+/// users, and what the driver allocates for it.
 const MAP: &str = "iommu_dma_map_sg";
+const MAP_OWN: &str = "iommu_dma_alloc";
 
 /// From where to where code is.
 type Extent = (u64, u64);
@@ -152,6 +207,13 @@ fn restrict(kind: &Path, within: Extent) -> Result<()> {
     Ok(())
 }
 
+/// Where the driver is.
+fn driver() -> Result<Extent> {
+    let text = fs::read_to_string("/sys/module/azihsm/sections/.text")?;
+    let text = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)?;
+    Ok((text, text + CODE))
+}
+
 /// Where a function of the kernel begins and ends.
 fn extent(name: &str) -> Result<Extent> {
     let symbols = fs::read_to_string("/proc/kallsyms")?;
@@ -172,43 +234,11 @@ fn extent(name: &str) -> Result<Extent> {
 /// Each thing that can fail, and how often it does.
 const ALL: (usize, usize) = (1, 3);
 
-/// Has what this thread does fail.
-struct Starver(File);
-
-impl Starver {
-    fn new(spared: &str) -> Result<Self> {
-        Self::within(ANYWHERE, spared)
-    }
-
-    fn within(extent: Extent, spared: &str) -> Result<Self> {
-        prepare(extent, spared)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/proc/thread-self/fail-nth")?;
-        Ok(Self(file))
-    }
-
+/// Has what some threads do fail.
+trait Starve {
     /// Runs `attempt`, of which the `nth` thing that can fail does.  Returns whether
     /// there were as many.
-    fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
-        self.0.write_all_at(nth.to_string().as_bytes(), 0)?;
-        let result = attempt();
-        let mut left = [0; 16];
-        // The kernel copies the answer out, which may be what fails.
-        let failed = match self.0.read_at(&mut left, 0) {
-            Ok(count) => std::str::from_utf8(&left[..count])?.trim() == "0",
-            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => false,
-            Err(error) => return Err(error.into()),
-        };
-        // As is what is copied in.
-        for _ in 0..3 {
-            if self.0.write_all_at(b"0", 0).is_ok() {
-                return Ok((result, failed));
-            }
-        }
-        bail!("failures go on")
-    }
+    fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)>;
 
     /// Has every `step`th thing that can fail in `attempt` do so, `times` over;
     /// `after` is told the result each time.  Returns how many there were.
@@ -234,6 +264,88 @@ impl Starver {
             }
         }
         bail!("there is no end to what can fail")
+    }
+}
+
+/// Has what this thread does fail.
+struct Starver(File);
+
+impl Starver {
+    fn new(spared: &str) -> Result<Self> {
+        Self::within(ANYWHERE, spared)
+    }
+
+    fn within(extent: Extent, spared: &str) -> Result<Self> {
+        prepare(extent, spared)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/thread-self/fail-nth")?;
+        Ok(Self(file))
+    }
+}
+
+impl Starve for Starver {
+    fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
+        self.0.write_all_at(nth.to_string().as_bytes(), 0)?;
+        let result = attempt();
+        let mut left = [0; 16];
+        // The kernel copies the answer out, which may be what fails.
+        let failed = match self.0.read_at(&mut left, 0) {
+            Ok(count) => std::str::from_utf8(&left[..count])?.trim() == "0",
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => false,
+            Err(error) => return Err(error.into()),
+        };
+        // As is what is copied in.
+        for _ in 0..3 {
+            if self.0.write_all_at(b"0", 0).is_ok() {
+                return Ok((result, failed));
+            }
+        }
+        bail!("failures go on")
+    }
+}
+
+/// Has what the kernel's workers do for the driver fail, in each of them.
+struct Workers;
+
+impl Workers {
+    fn new() -> Result<Self> {
+        prepare(driver()?, DMA_DEBUG)?;
+        Ok(Self)
+    }
+
+    /// Sets for each worker which thing fails, and returns the files that say what is
+    /// left to that.
+    fn set(nth: u32) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let task = entry?.path();
+            // Those that are not tasks have no name, and tasks may end.
+            let Ok(name) = fs::read_to_string(task.join("comm")) else {
+                continue;
+            };
+            let (true, Some(number)) = (name.starts_with("kworker/"), task.file_name()) else {
+                continue;
+            };
+            let file = task.join("task").join(number).join("fail-nth");
+            if fs::write(&file, nth.to_string()).is_ok() {
+                files.push(file);
+            }
+        }
+        ensure!(!files.is_empty(), "there are no workers");
+        Ok(files)
+    }
+}
+
+impl Starve for Workers {
+    fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
+        let files = Self::set(nth)?;
+        let result = attempt();
+        let left = |file| fs::read_to_string(file).unwrap_or_default();
+        let failed = files.iter().any(|file| left(file).trim() == "0");
+        Self::set(0)?;
+        Ok((result, failed))
     }
 }
 
@@ -346,13 +458,7 @@ impl Watch {
     fn end(self, env: &Env) -> Result<()> {
         health::check_well(env)?;
         self.1.check_same_soon()?;
-        let leaks = match self.0 {
-            Some(finder) => finder.leaks()?,
-            None => Vec::new(),
-        };
-        let of_driver = leaks.iter().find(|leak| leak.contains("azihsm"));
-        ensure!(of_driver.is_none(), "leak: {of_driver:?}");
-        Ok(())
+        check_leaks(self.0)
     }
 }
 
@@ -594,129 +700,349 @@ fn reset(env: &Env) -> Result<()> {
     watch.end(env)
 }
 
-/// Allocations of the driver, whichever task they are for.
-struct Allocations(PathBuf);
-
-impl Allocations {
-    fn new(kind: &str) -> Result<Self> {
-        let this = Self(Path::new("/sys/kernel/debug").join(kind));
-        if !this.0.join("require-start").exists() {
-            return Err(Skip("the kernel does not look at stacks").into());
-        }
-        let text = fs::read_to_string("/sys/module/azihsm/sections/.text")?;
-        let text = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)?;
-        this.set("require-start", &format!("{text:#x}"))?;
-        this.set("require-end", &format!("{:#x}", text + CODE))?;
-        this.set("stacktrace-depth", "32")?;
-        Ok(this)
-    }
-
-    fn set(&self, name: &str, value: &str) -> Result<()> {
-        let path = self.0.join(name);
-        fs::write(&path, value).with_context(|| format!("{}", path.display()))
-    }
-
-    /// Runs `attempt`, during which one fails when so much has been allocated.
-    /// Returns whether one did.
-    fn fail_after<T>(&self, space: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
-        self.set("space", &space.to_string())?;
-        self.set("times", "1")?;
-        self.set("probability", "100")?;
-        let result = attempt();
-        self.set("probability", "0")?;
-        let left = fs::read_to_string(self.0.join("times"))?;
-        Ok((result, left.trim() == "0"))
-    }
+/// Whether something is done that needs memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Memory {
+    Needed,
+    NotNeeded,
 }
 
-impl Drop for Allocations {
-    fn drop(&mut self) {
-        let usual = [
-            ("require-start", "0"),
-            ("require-end", "0xffffffffffffffff"),
-            ("space", "0"),
-            ("times", "-1"),
-        ];
-        for (name, value) in usual {
-            if let Err(error) = self.set(name, value) {
-                println!("# {error:#}");
-            }
-        }
-    }
-}
+/// What the kernel's workers do about a device, or what somebody has left, is done
+/// whatever fails: each time `happen` has the reason for it come and waits for the
+/// result.
+fn recovery(env: &Env, happen: fn(&Env) -> Result<()>, memory: Memory) -> Result<()> {
+    /// For what comes after the device serves users again.
+    const REST: Duration = Duration::from_millis(200);
 
-/// What the worker allocates for a reset: nothing, or a reset without it is made up
-/// for.
-fn recovery(env: &Env) -> Result<()> {
-    // Bytes for the one, pages for the other.
-    const STEPS: [u32; 2] = [32, 1];
-
-    prepare(ANYWHERE, DMA_DEBUG)?;
+    let mut starver = Workers::new()?;
     let watch = Watch::begin()?;
-    let mut points = 0;
-    for (kind, step) in KINDS.into_iter().zip(STEPS) {
-        let allocations = Allocations::new(kind)?;
-        if kind == "failslab" {
-            let (device, failed) = allocations.fail_after(0, || env.open())?;
-            ensure!(failed && device.is_err(), "no allocation is seen to fail");
-        }
-        let device = env.open()?;
-        for space in (0..MOST * step).step_by(step as usize) {
-            let (_, failed) =
-                allocations.fail_after(space, || device.reset(ResetKind::Controller))?;
+    let points = starver.each(
+        (1, 2),
+        || -> Result<()> {
+            happen(env)?;
             health::wait_serving(env, BACK)?;
-            if !failed {
-                break;
-            }
-            points += 1;
-        }
+            thread::sleep(REST);
+            Ok(())
+        },
+        |result| result,
+    )?;
+    println!("# workers: {points} failures");
+    match memory {
+        Memory::Needed => ensure!(points > 0, "nothing failed"),
+        Memory::NotNeeded => check_eq!(points, 0, "what needs memory"),
     }
-    println!("# the worker: {points} failures");
     watch.end(env)
 }
 
-/// Binding succeeds or fails, and nothing in between; of all points of failure every
-/// `step`th is tried.  With less of everything there are less, though not of a kind.
-fn bind(env: &Env, step: usize) -> Result<()> {
-    module::unload().context("delete_module")?;
+fn inject(env: &Env, fault: Value) -> Result<()> {
+    env.control()?.inject(fault)
+}
+
+fn asked_for(env: &Env) -> Result<()> {
+    Ok(env.open()?.reset(ResetKind::Controller)?)
+}
+
+fn crashed(env: &Env) -> Result<()> {
+    inject(env, json!({ "fault": "crash" }))
+}
+
+/// Waits until `is_so`.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begin = Instant::now();
+    while !is_so()? {
+        ensure!(begin.elapsed() < BACK, "never {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// The device is not there for a while.
+fn away(env: &Env, fault: &str) -> Result<()> {
+    let state = pci::directory(&env.address()?).join("azihsm/state");
+    inject(env, json!({ "fault": fault, "on": true }))?;
+    wait_until("absent", || {
+        Ok(fs::read_to_string(&state)?.trim() == "absent")
+    })?;
+    inject(env, json!({ "fault": fault, "on": false }))
+}
+
+/// A command is forgotten, and its queue aborted.
+fn overdue(env: &Env) -> Result<()> {
+    let device = env.open()?;
+    inject(
+        env,
+        json!({ "fault": "drop_command", "class": "hsm", "count": 1 }),
+    )?;
+    HsmScene::get_api_rev()?.send_badly(&device, Errno::AGAIN, ext::ABORTED)
+}
+
+/// Who opens a session is gone before it is open.
+fn orphaned(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    let before = control.counters()?["sessions_opened"].clone();
+    control.set("hsm_latency_us", &json!(500_000))?;
+    let mut child = Child::run(|| {
+        let opened = env.open().and_then(|device| hsm::open_session(&device));
+        i32::from(opened.is_err())
+    })?;
+    wait_until("under way", || {
+        Ok(control.state()?["commands_in_flight"] != 0)
+    })?;
+    child.kill()?;
+    check_eq!(child.wait(BACK)?, Some(-libc::SIGKILL), "end of the child");
+    wait_until("opened", || {
+        Ok(control.counters()?["sessions_opened"] != before)
+    })?;
+    control.set("hsm_latency_us", &json!(0))?;
+    wait_until("flushed", || Ok(control.sessions()?.is_empty()))
+}
+
+/// Loads the module with less of everything: there is less to fail, though not less
+/// of a kind.
+fn load_little(env: &Env) -> Result<()> {
     module::load_with(
         &env.module,
         c"num_hsm_slots=2 num_aes_slots=2 aes_bounce_buffers=1",
-    )?;
-    let address = env.address()?;
-    let mut starver = Starver::new(PROC)?;
-    let finder = LeakFinder::new()?;
-    pci::unbind(&address)?;
+    )
+}
+
+/// Binding succeeds or fails, and nothing in between; of all points of failure every
+/// `step`th is tried.  `bound` is called when it has succeeded, and has it end.
+/// Returns how often it was refused.
+fn bind_each(
+    starver: &mut Starver,
+    address: &str,
+    step: usize,
+    mut bound: impl FnMut() -> Result<()>,
+) -> Result<u32> {
     let without = health::Held::measure()?;
-    let file = File::options()
-        .write(true)
-        .open("/sys/bus/pci/drivers/azihsm/bind")?;
     let mut refused = 0;
+    let mut errors: BTreeMap<i32, u32> = BTreeMap::new();
     let points = starver.each(
         (step, 1),
-        || file.write_all_at(address.as_bytes(), 0),
+        || -> Option<io::Result<()>> {
+            // Not the file of the module that was.
+            let file = File::options()
+                .write(true)
+                .open("/sys/bus/pci/drivers/azihsm/bind")
+                .ok()?;
+            Some(file.write_all_at(address.as_bytes(), 0))
+        },
         |result| {
             match result {
-                Ok(()) => {
-                    check_eq!(pci::driver(&address).as_deref(), Some("azihsm"), "driver");
-                    pci::unbind(&address)?;
+                Some(Ok(())) => {
+                    check_eq!(pci::driver(address).as_deref(), Some("azihsm"), "driver");
+                    bound()?;
                 }
-                Err(_) => refused += 1,
+                Some(Err(error)) => {
+                    let errno = error.raw_os_error().context("no errno")?;
+                    // Not all that fails for want of memory in the kernel says so.
+                    *errors.entry(errno).or_default() += 1;
+                    refused += 1;
+                }
+                // Nothing was begun.
+                None => {}
             }
-            check_eq!(pci::driver(&address), None, "driver");
+            check_eq!(pci::driver(address), None, "driver");
             ensure!(!Path::new("/dev/azihsm0").exists(), "a node is left");
+            check_eq!(management_nodes()?.len(), 0, "management nodes");
             without.check_same_soon()
         },
     )?;
-    println!("# binding: {points} failures, of which {refused} were refused");
+    println!("# binding: {points} failures, of which {refused} were refused: {errors:?}");
     ensure!(refused > 0, "binding did not fail");
-    pci::bind(&address)?;
-    health::check_well(env)?;
+    Ok(refused)
+}
+
+/// Makes sure that nothing of the driver's is lost.
+fn check_leaks(finder: Option<LeakFinder>) -> Result<()> {
     let leaks = match finder {
         Some(finder) => finder.leaks()?,
         None => Vec::new(),
     };
     let of_driver = leaks.iter().find(|leak| leak.contains("azihsm"));
     ensure!(of_driver.is_none(), "leak: {of_driver:?}");
+    Ok(())
+}
+
+fn bind(env: &Env, step: usize) -> Result<()> {
+    module::unload().context("delete_module")?;
+    load_little(env)?;
+    bind_within(env, step, ANYWHERE)
+}
+
+/// What the driver has for itself cannot be mapped.
+fn bind_mapping(env: &Env) -> Result<()> {
+    let within = mapping(env, MAP_OWN)?;
+    module::unload().context("delete_module")?;
+    load_little(env)?;
+    bind_within(env, 3, within)
+}
+
+fn bind_within(env: &Env, step: usize, within: Extent) -> Result<()> {
+    let address = env.address()?;
+    let mut starver = Starver::within(within, PROC)?;
+    let finder = LeakFinder::new()?;
+    pci::unbind(&address)?;
+    bind_each(&mut starver, &address, step, || pci::unbind(&address))?;
+    pci::bind(&address)?;
+    health::check_well(env)?;
+    check_leaks(finder)?;
     env.reload()
+}
+
+/// A physical function that another driver has left virtual ones, so that binding
+/// makes a management node, too.
+fn bind_physical(env: &Env, step: usize) -> Result<()> {
+    const VIRTUAL: u16 = 2;
+    const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
+
+    env.control()?.set("physical", &json!(VIRTUAL))?;
+    mgmt::find_anew(env)?;
+    let address = env.address()?;
+    let mut starver = Starver::new(PROC)?;
+    let finder = LeakFinder::new()?;
+    // A driver that was bound takes the virtual functions away, and only when it is loaded anew
+    // they are there again.
+    let renew = || -> Result<()> {
+        module::unload().context("delete_module")?;
+        load_little(env)
+    };
+    fs::write(AUTOPROBE, "0")?;
+    let result = renew().and_then(|()| {
+        bind_each(&mut starver, &address, step, || {
+            let count = Management::open(mgmt::NODE)?.virtual_functions()?;
+            check_eq!(count, VIRTUAL, "virtual functions");
+            renew()
+        })
+    });
+    fs::write(AUTOPROBE, "1")?;
+    env.control()?.set("physical", &json!(0))?;
+    result?;
+    mgmt::find_anew(env)?;
+    health::check_well(env)?;
+    check_leaks(finder)
+}
+
+fn management_open(_: &Env) -> Result<()> {
+    pci::set_virtual(2)?;
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let finder = LeakFinder::new()?;
+    let points = starver.each(
+        ALL,
+        || File::options().read(true).write(true).open(mgmt::NODE),
+        |result| match result.map_err(|error| error.raw_os_error()) {
+            Ok(_) | Err(Some(libc::ENOMEM | libc::EFAULT)) => Ok(()),
+            Err(errno) => bail!("errno {errno:?}"),
+        },
+    )?;
+    tell("opening the management node", points)?;
+    pci::set_virtual(0)?;
+    check_leaks(finder)
+}
+
+/// Nothing of these needs memory but the caller's.
+fn management_ioctls(env: &Env) -> Result<()> {
+    const VF: u16 = 1;
+    /// `struct azihsm_res_count.status`
+    const OK: u32 = 0;
+
+    pci::set_virtual(2)?;
+    let file = File::options().read(true).write(true).open(mgmt::NODE)?;
+    let mut starver = Starver::new(DMA_DEBUG)?;
+    let finder = LeakFinder::new()?;
+    let mut ends = Ends::default();
+    let stale = u32::from_ne_bytes([STALE; 4]);
+    let allowed = [NO_STRUCTURE, (Ok(0), Some(OK))];
+    mgmt::without_driver(env, VF, || {
+        for number in [abi::MGMT_IOC_SET_RES_COUNT, abi::MGMT_IOC_GET_RES_COUNT] {
+            let mut arg = abi::ResCount {
+                argsz: size_of::<abi::ResCount>() as u32,
+                vf: VF,
+                count: 2,
+                status: stale,
+            };
+            let points = starver.each(
+                ALL,
+                || {
+                    arg.status = stale;
+                    let result = sys::submit(&file, number, &mut arg);
+                    (result, said(&arg.status, arg.status))
+                },
+                |end| ends.note(end, &allowed),
+            )?;
+            check_eq!(arg.count, 2, "groups");
+            tell(&format!("management ioctl {number:#x}"), points)?;
+        }
+        Ok(())
+    })?;
+    let node = Management::open(mgmt::NODE)?;
+    let points = starver.each(
+        ALL,
+        || (node.virtual_functions(), node.info().map(drop)),
+        |(count, info)| {
+            ensure!(
+                count
+                    .as_ref()
+                    .map_or_else(|e| e.errno == Errno::FAULT, |&n| n == 2),
+                "{count:?}"
+            );
+            ensure!(
+                info.map_or_else(|e| e.errno == Errno::FAULT, |()| true),
+                "info"
+            );
+            Ok(())
+        },
+    )?;
+    println!("# {ends}");
+    tell("other management ioctls", points)?;
+    drop((file, node));
+    pci::set_virtual(0)?;
+    check_leaks(finder)
+}
+
+/// Virtual functions come with a node, or not at all.
+fn virtual_functions(_: &Env) -> Result<()> {
+    let mut starver = Starver::new(PROC)?;
+    let finder = LeakFinder::new()?;
+    let file = File::options()
+        .write(true)
+        .open("/sys/bus/pci/drivers/azihsm/test_numvfs")?;
+    let mut refused = 0;
+    let points = starver.each(
+        ALL,
+        || file.write_all_at(b"2", 0),
+        |result| {
+            let is_there = Path::new(mgmt::NODE).exists();
+            check_eq!(is_there, result.is_ok(), "whether there is a node");
+            if let Err(error) = result {
+                let errno = error.raw_os_error();
+                ensure!(
+                    matches!(errno, Some(libc::ENOMEM | libc::EFAULT)),
+                    "{error}"
+                );
+                refused += 1;
+                // It would be as it is if there were two.
+                pci::set_virtual(2)?;
+                ensure!(Path::new(mgmt::NODE).exists(), "functions without a node");
+            }
+            pci::set_virtual(0)
+        },
+    )?;
+    ensure!(refused > 0, "nothing was refused");
+    tell("giving virtual functions", points)?;
+    pci::set_virtual(2)?;
+    let points = starver.each(
+        ALL,
+        || file.write_all_at(b"0", 0),
+        |result| {
+            let is_there = Path::new(mgmt::NODE).exists();
+            check_eq!(is_there, result.is_err(), "whether there is a node");
+            pci::set_virtual(0)?;
+            pci::set_virtual(2)
+        },
+    )?;
+    pci::set_virtual(0)?;
+    tell("taking virtual functions", points)?;
+    check_leaks(finder)
 }
