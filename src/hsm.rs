@@ -105,7 +105,7 @@ impl Class for Hsm {
                 report.left_open(0).map(|_| closing.id())
             }
             (Some(_), Held::Flushing(..)) => {
-                orphans.set_unsure();
+                orphans.sessions().set_unsure();
                 None
             }
             (Some(Completion { status, report, .. }), _) => report
@@ -114,14 +114,14 @@ impl Class for Hsm {
                 .or_else(|| report.left_open(status)),
             (None, Held::Nothing | Held::User(_)) => None,
             (None, _) => {
-                orphans.set_unsure();
+                orphans.sessions().set_unsure();
                 None
             }
         };
         if let Some(id) = orphan {
             let era = match Self::era(&held) {
                 // A device may say that it has opened one for a command that did not ask for it.
-                ANY_ERA => orphans.era(),
+                ANY_ERA => orphans.sessions().era(),
                 era => era,
             };
             orphans.add(id, era);

@@ -179,8 +179,8 @@ impl FileOps for File {
             // Commands that nobody waits for use it still.
             return;
         }
-        self.orphans.keep(session.id, era);
-        self.orphans.lose_owner(session.id, era);
+        self.orphans.sessions().keep(session.id, era);
+        self.orphans.sessions().lose_owner(session.id, era);
         // Without the device there is nobody to tell.
         let _ = self.gate.with(|ctrl| {
             ctrl.flush_closed();
@@ -401,7 +401,9 @@ impl File {
     /// Locks the record, which has no session if the device has lost it.
     fn lock_desk(&self) -> Guard<'_, Desk, MutexBackend> {
         let mut desk = self.desk.lock();
-        if desk.record.session().is_some() && self.era.load(Relaxed) != self.orphans.era() {
+        if desk.record.session().is_some()
+            && self.era.load(Relaxed) != self.orphans.sessions().era()
+        {
             desk.record = Record::Empty;
         }
         desk
@@ -450,14 +452,14 @@ impl File {
         if before != after {
             let era = self.era.load(Relaxed);
             if let Some(id) = after {
-                self.orphans.gain_owner(id, era);
+                self.orphans.sessions().gain_owner(id, era);
             }
             if let Some(id) = before {
-                self.orphans.lose_owner(id, era);
+                self.orphans.sessions().lose_owner(id, era);
             }
         }
         if unsure {
-            self.orphans.set_unsure();
+            self.orphans.sessions().set_unsure();
         }
         result
     }

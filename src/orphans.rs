@@ -9,8 +9,6 @@
 //! it cannot be flushed as its descriptor is closed. The device has only 8, and keeps them across
 //! resets: each that is forgotten is one less for good (Documentation/device.rst 5.7).
 
-use core::ops::Deref;
-
 use kernel::{
     impl_has_work, new_work,
     prelude::*,
@@ -77,14 +75,6 @@ impl WorkItem<FLUSH> for Orphans {
     }
 }
 
-impl Deref for Orphans {
-    type Target = Sessions;
-
-    fn deref(&self) -> &Sessions {
-        &self.sessions
-    }
-}
-
 impl Orphans {
     /// Makes an empty set for the device behind `gate`.
     ///
@@ -103,9 +93,15 @@ impl Orphans {
         )
     }
 
+    /// Returns who has which session. Commands that open one are counted, and held back, by
+    /// [`Opening`] and [`HeldBack`].
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// Notes the session `id` of `era` and has it flushed soon. May be called from any context.
     pub(crate) fn add(self: &Arc<Self>, id: u16, era: u32) {
-        self.keep(id, era);
+        self.sessions.keep(id, era);
         self.flush_soon();
     }
 
@@ -123,7 +119,7 @@ impl Orphans {
 
     /// Notes that a command which closes the session `id` of `era` is about to be sent.
     pub(crate) fn closing(self: &Arc<Self>, id: u16, era: u32) -> Closing {
-        self.gain_owner(id, era);
+        self.sessions.gain_owner(id, era);
         Closing {
             orphans: self.clone(),
             id,
@@ -135,12 +131,12 @@ impl Orphans {
     /// back.
     pub(crate) fn try_open(self: &Arc<Self>) -> Option<Opening> {
         let opening = Opening::new(self);
-        self.may_open().then_some(opening)
+        self.sessions.may_open().then_some(opening)
     }
 
     /// Lets no command that opens a session be sent until the result is dropped.
     pub(crate) fn hold_opens_back(self: &Arc<Self>) -> HeldBack {
-        self.begin_hold();
+        self.sessions.begin_hold();
         HeldBack(self.clone())
     }
 
@@ -173,7 +169,7 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.orphans.lose_owner(self.id, self.era);
+        self.orphans.sessions.lose_owner(self.id, self.era);
     }
 }
 
@@ -186,7 +182,7 @@ pub(crate) struct Opening {
 
 impl Opening {
     fn new(orphans: &Arc<Orphans>) -> Self {
-        let era = orphans.begin_open();
+        let era = orphans.sessions.begin_open();
         Self {
             orphans: orphans.clone(),
             era,
@@ -209,7 +205,7 @@ impl Clone for Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.orphans.end_open();
+        self.orphans.sessions.end_open();
     }
 }
 
@@ -218,7 +214,7 @@ pub(crate) struct HeldBack(Arc<Orphans>);
 
 impl Drop for HeldBack {
     fn drop(&mut self) {
-        self.0.end_hold();
+        self.0.sessions.end_hold();
     }
 }
 
@@ -233,16 +229,17 @@ mod tests {
     #[test]
     fn what_is_noted_is_taken_once() -> Result {
         let orphans = orphans()?;
-        let era = orphans.era();
+        let sessions = orphans.sessions();
+        let era = sessions.era();
         for id in [0, 7, 31] {
-            assert!(orphans.is_empty());
-            orphans.keep(id, era);
-            orphans.keep(id, era);
-            assert!(!orphans.is_empty());
-            assert_eq!(orphans.orphaned(), 1);
-            assert_eq!(orphans.take(id ^ 1), None);
-            assert_eq!(orphans.take(id), Some(era));
-            assert_eq!(orphans.take(id), None);
+            assert!(sessions.is_empty());
+            sessions.keep(id, era);
+            sessions.keep(id, era);
+            assert!(!sessions.is_empty());
+            assert_eq!(sessions.orphaned(), 1);
+            assert_eq!(sessions.take(id ^ 1), None);
+            assert_eq!(sessions.take(id), Some(era));
+            assert_eq!(sessions.take(id), None);
         }
         Ok(())
     }
@@ -251,15 +248,16 @@ mod tests {
     #[test]
     fn a_session_of_an_earlier_era_is_not_noted() -> Result {
         let orphans = orphans()?;
-        let old = orphans.era();
-        orphans.keep(3, old);
-        orphans.begin_era();
-        assert!(orphans.is_empty());
-        assert_eq!(orphans.take(3), None);
-        orphans.keep(3, old);
-        assert!(orphans.is_empty());
-        orphans.keep(3, orphans.era());
-        assert_eq!(orphans.take(3), Some(orphans.era()));
+        let sessions = orphans.sessions();
+        let old = sessions.era();
+        sessions.keep(3, old);
+        sessions.begin_era();
+        assert!(sessions.is_empty());
+        assert_eq!(sessions.take(3), None);
+        sessions.keep(3, old);
+        assert!(sessions.is_empty());
+        sessions.keep(3, sessions.era());
+        assert_eq!(sessions.take(3), Some(sessions.era()));
         Ok(())
     }
 
@@ -267,13 +265,14 @@ mod tests {
     #[test]
     fn a_session_that_cannot_be_is_not_noted() -> Result {
         let orphans = orphans()?;
-        let era = orphans.era();
+        let sessions = orphans.sessions();
+        let era = sessions.era();
         for id in [32, 64, 128, u16::MAX] {
-            orphans.keep(id, era);
-            orphans.gain_owner(id, era);
-            assert!(orphans.is_empty());
-            assert_eq!(orphans.take(id), None);
-            assert!(!orphans.is_owned(id));
+            sessions.keep(id, era);
+            sessions.gain_owner(id, era);
+            assert!(sessions.is_empty());
+            assert_eq!(sessions.take(id), None);
+            assert!(!sessions.is_owned(id));
         }
         Ok(())
     }
@@ -281,55 +280,58 @@ mod tests {
     #[test]
     fn owners_are_counted() -> Result {
         let orphans = orphans()?;
-        let era = orphans.era();
-        orphans.gain_owner(3, era);
+        let sessions = orphans.sessions();
+        let era = sessions.era();
+        sessions.gain_owner(3, era);
         let closing = orphans.closing(3, era);
         assert_eq!((closing.id(), closing.era()), (3, era));
-        assert!(orphans.is_owned(3));
-        assert!(!orphans.is_owned(4));
-        assert_eq!(orphans.owned(), 1);
-        orphans.lose_owner(3, era);
-        assert!(orphans.is_owned(3));
+        assert!(sessions.is_owned(3));
+        assert!(!sessions.is_owned(4));
+        assert_eq!(sessions.owned(), 1);
+        sessions.lose_owner(3, era);
+        assert!(sessions.is_owned(3));
         drop(closing);
-        assert!(!orphans.is_owned(3));
+        assert!(!sessions.is_owned(3));
         // There is none to lose.
-        orphans.lose_owner(3, era);
-        orphans.gain_owner(3, era);
-        assert!(orphans.is_owned(3));
+        sessions.lose_owner(3, era);
+        sessions.gain_owner(3, era);
+        assert!(sessions.is_owned(3));
         Ok(())
     }
 
     #[test]
     fn a_new_era_has_no_owners() -> Result {
         let orphans = orphans()?;
-        orphans.gain_owner(3, orphans.era());
-        let old = orphans.era();
-        orphans.begin_era();
-        assert!(orphans.era() != old);
-        assert!(!orphans.is_owned(3));
+        let sessions = orphans.sessions();
+        sessions.gain_owner(3, sessions.era());
+        let old = sessions.era();
+        sessions.begin_era();
+        assert!(sessions.era() != old);
+        assert!(!sessions.is_owned(3));
         // One of the new era does not lose what one of the old one gives up.
-        orphans.gain_owner(3, orphans.era());
-        orphans.lose_owner(3, old);
-        assert!(orphans.is_owned(3));
-        orphans.lose_owner(3, orphans.era());
-        assert!(!orphans.is_owned(3));
+        sessions.gain_owner(3, sessions.era());
+        sessions.lose_owner(3, old);
+        assert!(sessions.is_owned(3));
+        sessions.lose_owner(3, sessions.era());
+        assert!(!sessions.is_owned(3));
         // Nor does one that learns late of its session take it over.
-        orphans.gain_owner(3, orphans.era());
-        orphans.gain_owner(3, old);
-        assert!(orphans.is_owned(3));
-        orphans.lose_owner(3, old);
-        assert!(orphans.is_owned(3));
+        sessions.gain_owner(3, sessions.era());
+        sessions.gain_owner(3, old);
+        assert!(sessions.is_owned(3));
+        sessions.lose_owner(3, old);
+        assert!(sessions.is_owned(3));
         Ok(())
     }
 
     #[test]
     fn opens_are_counted_and_held_back() -> Result {
         let orphans = orphans()?;
+        let sessions = orphans.sessions();
         let Some(opening) = orphans.try_open() else {
             return Err(EINVAL);
         };
         let second = opening.clone();
-        assert_eq!((orphans.opens(), second.era()), (2, opening.era()));
+        assert_eq!((sessions.opens(), second.era()), (2, opening.era()));
         let held_back = (orphans.hold_opens_back(), orphans.hold_opens_back());
         assert!(orphans.try_open().is_none());
         drop(held_back.0);
@@ -337,7 +339,7 @@ mod tests {
         drop(held_back.1);
         assert!(orphans.try_open().is_some());
         drop((opening, second));
-        assert_eq!(orphans.opens(), 0);
+        assert_eq!(sessions.opens(), 0);
         Ok(())
     }
 }

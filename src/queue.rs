@@ -495,7 +495,8 @@ impl<C: Class> QueuePair<C> {
     /// Lets the queue take commands again, or for the first time. The device must know of it, or be
     /// told before there is a command.
     pub(crate) fn open(&self, doorbells: &Doorbells<'_>) {
-        self.pair.open(self.orphans.era(), &self.at(doorbells));
+        self.pair
+            .open(self.orphans.sessions().era(), &self.at(doorbells));
         self.permits.restore();
     }
 

@@ -198,7 +198,7 @@ impl Drop for Token {
         let users = &self.users;
         let flush = |session, era| {
             users.orphans.add(session, era);
-            users.orphans.lose_owner(session, era);
+            users.orphans.sessions().lose_owner(session, era);
         };
         users.state.leave(flush, || users.changed.signal());
     }
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn a_close_waits_for_the_users() -> Result {
         let (users, orphans) = users()?;
-        let era = orphans.era();
+        let era = orphans.sessions().era();
         let idle = |answer| users.wait_idle(|_| answer);
         // Nobody is asked to sleep.
         assert_eq!(idle(Waited::Killed), Ok(()));
@@ -555,18 +555,18 @@ mod tests {
     #[test]
     fn the_last_user_of_a_closed_descriptor_leaves_the_session() -> Result {
         let (users, orphans) = users()?;
-        let era = orphans.era();
-        orphans.gain_owner(3, era);
+        let era = orphans.sessions().era();
+        orphans.sessions().gain_owner(3, era);
         let first = users.token(era);
         let second = users.token(era);
         assert!(!users.close(3, era));
         drop(first);
-        assert!(orphans.is_owned(3));
-        assert_eq!(orphans.take(3), None);
+        assert!(orphans.sessions().is_owned(3));
+        assert_eq!(orphans.sessions().take(3), None);
         drop(second);
-        assert!(!orphans.is_owned(3));
+        assert!(!orphans.sessions().is_owned(3));
         // The work finds no device, so that nobody else takes it.
-        assert_eq!(orphans.take(3), Some(era));
+        assert_eq!(orphans.sessions().take(3), Some(era));
         orphans.stop();
         Ok(())
     }
@@ -575,10 +575,10 @@ mod tests {
     fn without_users_a_session_is_flushed_at_once() -> Result {
         for session in [0, 3, u16::MAX] {
             let (users, orphans) = users()?;
-            let era = orphans.era();
+            let era = orphans.sessions().era();
             drop(users.token(era));
             assert!(users.close(session, era));
-            assert!(orphans.is_empty());
+            assert!(orphans.sessions().is_empty());
         }
         Ok(())
     }

@@ -76,9 +76,11 @@ const GLOBAL: [(&CStr, OfFunction); 9] = [
     (c"quarantined_bytes", |ctrl| {
         ctrl.sum(|queue| queue.quarantined)
     }),
-    (c"open_sessions", |ctrl| ctrl.orphans().owned().into()),
+    (c"open_sessions", |ctrl| {
+        ctrl.orphans().sessions().owned().into()
+    }),
     (c"orphaned_sessions", |ctrl| {
-        ctrl.orphans().orphaned().into()
+        ctrl.orphans().sessions().orphaned().into()
     }),
 ];
 

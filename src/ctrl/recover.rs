@@ -217,7 +217,7 @@ impl Ctrl<'_> {
         looked.bad = bad;
         let overdue = watch(self, &self.hsm, passed_ms);
         let overdue = watch(self, &self.aes, passed_ms) || overdue;
-        if !self.orphans().is_empty() && self.condition() == Condition::Running {
+        if !self.orphans().sessions().is_empty() && self.condition() == Condition::Running {
             self.orphans().flush_soon();
         }
         // One that is back may not answer before its configuration is.
@@ -245,7 +245,7 @@ impl Ctrl<'_> {
             overdue,
             asked: self.recovery().asked(),
             retry: self.retry_in_ms.load(Relaxed) == 0,
-            sessions: self.orphans().is_unsure(),
+            sessions: self.orphans().sessions().is_unsure(),
             may_reset: self.may_reset,
         }
     }
@@ -475,7 +475,7 @@ impl Ctrl<'_> {
         let stopped = self.shut(how);
         self.tell(was, now, Some(cause));
         if emptied {
-            self.orphans().begin_era();
+            self.orphans().sessions().begin_era();
         }
         // CAST: A duration; the cause as above.
         let traced = |done| {

@@ -62,7 +62,7 @@ impl Ctrl<'_> {
     /// more can be sent.
     fn wait_for_opens(&self) -> Result<(), Lost> {
         let wait = FLUSH.start();
-        while self.orphans().opens() != 0 {
+        while self.orphans().sessions().opens() != 0 {
             if wait.is_over() {
                 return Err(Lost::Busy);
             }
@@ -74,12 +74,12 @@ impl Ctrl<'_> {
     /// Flushes the sessions that are known to have nobody any more. Before somebody opens another,
     /// the device may have no room for one until this is done.
     pub(crate) fn flush_orphans(&self) {
-        if self.orphans().is_empty() || !self.lock_flushing() {
+        if self.orphans().sessions().is_empty() || !self.lock_flushing() {
             return;
         }
         // Each once: a device may say that it has not closed one.
         for id in 0..hsm::MAX_SESSIONS {
-            let era = self.orphans().take(id);
+            let era = self.orphans().sessions().take(id);
             if era.is_some_and(|era| self.flush(id, era, true, None).is_err()) {
                 break;
             }
@@ -129,23 +129,23 @@ impl Ctrl<'_> {
                 // It may have closed it all the same, so nobody may be given the number meanwhile.
                 if self.flush_refusals.load(Relaxed) < MAX_REFUSALS {
                     self.flush_refusals.fetch_add(1, Relaxed);
-                    self.orphans().set_unsure();
+                    self.orphans().sessions().set_unsure();
                 }
                 Ok(())
             }
             Ok(completion) => {
                 self.flush_refusals.store(0, Relaxed);
                 if completion.report.left_open(0).is_some() {
-                    self.orphans().keep(id, era);
+                    self.orphans().sessions().keep(id, era);
                 }
                 Ok(())
             }
             Err(lost) => {
                 match lost {
-                    Lost::Halted => self.orphans().set_unsure(),
+                    Lost::Halted => self.orphans().sessions().set_unsure(),
                     // Whoever ends the command sees to it.
                     _ if lost.was_sent() => {}
-                    _ if known => self.orphans().keep(id, era),
+                    _ if known => self.orphans().sessions().keep(id, era),
                     // Or it would be taken for one that somebody opens meanwhile.
                     _ => {}
                 }
@@ -161,8 +161,11 @@ impl Ctrl<'_> {
             return;
         }
         // Before looking, so that what ends from now on is looked at again.
-        self.orphans().clear_unsure();
-        match self.flush_each(|id| !self.orphans().is_owned(id), || self.is_leaving()) {
+        self.orphans().sessions().clear_unsure();
+        match self.flush_each(
+            |id| !self.orphans().sessions().is_owned(id),
+            || self.is_leaving(),
+        ) {
             Ok(()) => self.flush_failures.store(0, Relaxed),
             Err(lost) => {
                 // A device that never does it is not asked for ever: it costs a queue abort.
@@ -171,9 +174,9 @@ impl Ctrl<'_> {
                     false => 0,
                 };
                 if failures < MAX_FAILURES {
-                    self.orphans().set_unsure();
+                    self.orphans().sessions().set_unsure();
                 } else {
-                    self.orphans().clear_unsure();
+                    self.orphans().sessions().clear_unsure();
                 }
             }
         }
@@ -210,8 +213,8 @@ impl Ctrl<'_> {
                 if give_up() {
                     return Err(Lost::Refused);
                 }
-                let known = self.orphans().take(id);
-                let era = known.unwrap_or_else(|| self.orphans().era());
+                let known = self.orphans().sessions().take(id);
+                let era = known.unwrap_or_else(|| self.orphans().sessions().era());
                 let held_back = self.orphans().hold_opens_back();
                 self.flush(id, era, known.is_some(), Some(held_back))
             });
