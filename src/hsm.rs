@@ -90,6 +90,7 @@ impl Class for Hsm {
     }
 
     fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&[u64; 2]>, held: Held) {
+        let mut unsure = false;
         let orphan = match (cqe.map(Completion::from), &held) {
             (Some(completion), Held::Closing(closing)) => {
                 let id = closing.id();
@@ -105,7 +106,7 @@ impl Class for Hsm {
                 report.left_open(0).map(|_| closing.id())
             }
             (Some(_), Held::Flushing(..)) => {
-                orphans.sessions().set_unsure();
+                unsure = true;
                 None
             }
             (Some(Completion { status, report, .. }), _) => report
@@ -114,7 +115,7 @@ impl Class for Hsm {
                 .or_else(|| report.left_open(status)),
             (None, Held::Nothing | Held::User(_)) => None,
             (None, _) => {
-                orphans.sessions().set_unsure();
+                unsure = true;
                 None
             }
         };
@@ -128,6 +129,11 @@ impl Class for Hsm {
         }
         // Not before: until it is noted the session must not be taken for nobody's.
         drop(held);
+        // Not before: who flushes what nobody has forgets this first, and leaves out what has an
+        // owner then.
+        if unsure {
+            orphans.sessions().set_unsure();
+        }
     }
 }
 

@@ -98,6 +98,25 @@ fn killed() {
     });
 }
 
+/// A waiter is killed, and somebody looks for orphans who was not told of one: it finds none, or all
+/// that goes with it.
+#[test]
+fn orphan_found_by_chance() {
+    check(Some(3), || {
+        let machine = Machine::new(1);
+        let killed = spawn(&machine, |machine| machine.command(true));
+        let finder = spawn(&machine, |machine| machine.clean_up());
+        machine.serve(1);
+        let has_left = killed.join().unwrap() == Fate::Left;
+        let found = finder.join().unwrap();
+        if has_left {
+            machine.wait_for_orphan();
+        }
+        assert_eq!(found + machine.clean_up(), usize::from(has_left));
+        machine.assert_clean();
+    });
+}
+
 /// The worker aborts the queue, step by step as `Ctrl::abort()` does.
 fn abort(machine: &Machine) {
     machine.pair.close(machine);
