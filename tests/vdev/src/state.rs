@@ -111,8 +111,10 @@ impl Model {
         Ok(())
     }
 
-    /// Turns the function off and on, as it was in the beginning.
+    /// Turns the function off and on, as it was in the beginning but for its configuration, which
+    /// nobody would write again.
     pub fn power_cycle(&mut self) -> anyhow::Result<()> {
+        self.bus.front.reset_registers();
         let (controller, groups) = self.born;
         self.options.groups = groups;
         self.set_controller(controller)

@@ -281,3 +281,14 @@ fn a_device_that_is_not_reached_works_on() {
     assert_eq!(bench.violations(), ["dma-after-stop-request"]);
     assert_eq!(left(&bench).keys, 1);
 }
+
+/// Whoever enabled it may be gone.
+#[test]
+fn power_is_turned_off_and_on_under_a_driver() {
+    let mut bench = Bench::running();
+    bench.model.power_cycle().unwrap();
+    bench.step();
+    assert_eq!((bench.read32(CC), bench.read32(CSTS)), (0, 0));
+    bench.enable();
+    bench.assert_clean();
+}

@@ -21,6 +21,7 @@ use azihsm_uapi::Device;
 use nix::unistd::pipe;
 use std::cmp::Reverse;
 use std::fmt;
+use std::fs;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
@@ -125,6 +126,8 @@ impl Env {
                 control.power_cycle()?;
             }
         }
+        // A test that was killed may have left it off.
+        fs::write("/sys/bus/pci/drivers_autoprobe", "1")?;
         if pci::functions()?.len() < self.devices {
             pci::rescan()?;
         }

@@ -163,6 +163,12 @@ fn unbind_session(env: &Env) -> Result<()> {
     hsm::open_session(&device)?;
     pci::unbind(&address)?;
     check_gone(&device)?;
+    // Who binds it next may not know of any session.
+    check_eq!(
+        env.control()?.sessions()?,
+        Vec::<u64>::new(),
+        "sessions in the device that nobody drives"
+    );
     pci::bind(&address)?;
     drop(device);
     check_eq!(

@@ -166,6 +166,8 @@ const ANYWHERE: Extent = (0, u64::MAX);
 /// Sets what fails, and how: also what may wait for memory, but only `within` some
 /// code and nothing in `spared`.
 fn prepare(within: Extent, spared: &str) -> Result<()> {
+    // A test that took too long may have left it on.
+    Workers::set(0)?;
     for kind in KINDS {
         let dir = Path::new("/sys/kernel/debug").join(kind);
         if !dir.exists() {
@@ -333,7 +335,6 @@ impl Workers {
                 files.push(file);
             }
         }
-        ensure!(!files.is_empty(), "there are no workers");
         Ok(files)
     }
 }
@@ -341,6 +342,7 @@ impl Workers {
 impl Starve for Workers {
     fn run<T>(&mut self, nth: u32, attempt: impl FnOnce() -> T) -> Result<(T, bool)> {
         let files = Self::set(nth)?;
+        ensure!(!files.is_empty(), "there are no workers");
         let result = attempt();
         let left = |file| fs::read_to_string(file).unwrap_or_default();
         let failed = files.iter().any(|file| left(file).trim() == "0");
@@ -716,6 +718,13 @@ fn recovery(env: &Env, happen: fn(&Env) -> Result<()>, memory: Memory) -> Result
 
     let mut starver = Workers::new()?;
     let watch = Watch::begin()?;
+    if memory == Memory::NotNeeded {
+        let (_, failed) = starver.run(1, || asked_for(env))?;
+        ensure!(failed, "no failure of a worker is seen");
+        health::wait_serving(env, BACK)?;
+    }
+    let starts = || -> Result<Value> { Ok(env.control()?.counters()?["enables"].clone()) };
+    let before = starts()?;
     let points = starver.each(
         (1, 2),
         || -> Result<()> {
@@ -729,7 +738,10 @@ fn recovery(env: &Env, happen: fn(&Env) -> Result<()>, memory: Memory) -> Result
     println!("# workers: {points} failures");
     match memory {
         Memory::Needed => ensure!(points > 0, "nothing failed"),
-        Memory::NotNeeded => check_eq!(points, 0, "what needs memory"),
+        Memory::NotNeeded => {
+            check_eq!(points, 0, "what needs memory");
+            check_eq!(starts()?, before, "starts of the device");
+        }
     }
     watch.end(env)
 }
@@ -866,23 +878,20 @@ fn check_leaks(finder: Option<LeakFinder>) -> Result<()> {
 }
 
 fn bind(env: &Env, step: usize) -> Result<()> {
-    module::unload().context("delete_module")?;
-    load_little(env)?;
     bind_within(env, step, ANYWHERE)
 }
 
 /// What the driver has for itself cannot be mapped.
 fn bind_mapping(env: &Env) -> Result<()> {
-    let within = mapping(env, MAP_OWN)?;
-    module::unload().context("delete_module")?;
-    load_little(env)?;
-    bind_within(env, 3, within)
+    bind_within(env, 3, mapping(env, MAP_OWN)?)
 }
 
 fn bind_within(env: &Env, step: usize, within: Extent) -> Result<()> {
     let address = env.address()?;
     let mut starver = Starver::within(within, PROC)?;
     let finder = LeakFinder::new()?;
+    module::unload().context("delete_module")?;
+    load_little(env)?;
     pci::unbind(&address)?;
     bind_each(&mut starver, &address, step, || pci::unbind(&address))?;
     pci::bind(&address)?;
@@ -897,19 +906,19 @@ fn bind_physical(env: &Env, step: usize) -> Result<()> {
     const VIRTUAL: u16 = 2;
     const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
 
-    env.control()?.set("physical", &json!(VIRTUAL))?;
-    mgmt::find_anew(env)?;
-    let address = env.address()?;
     let mut starver = Starver::new(PROC)?;
     let finder = LeakFinder::new()?;
+    let address = env.address()?;
     // A driver that was bound takes the virtual functions away, and only when it is loaded anew
     // they are there again.
     let renew = || -> Result<()> {
         module::unload().context("delete_module")?;
         load_little(env)
     };
-    fs::write(AUTOPROBE, "0")?;
-    let result = renew().and_then(|()| {
+    env.control()?.set("physical", &json!(VIRTUAL))?;
+    let result = mgmt::find_anew(env).and_then(|()| {
+        fs::write(AUTOPROBE, "0")?;
+        renew()?;
         bind_each(&mut starver, &address, step, || {
             let count = Management::open(mgmt::NODE)?.virtual_functions()?;
             check_eq!(count, VIRTUAL, "virtual functions");
@@ -924,10 +933,18 @@ fn bind_physical(env: &Env, step: usize) -> Result<()> {
     check_leaks(finder)
 }
 
+/// The node does what it is asked.
+fn check_management() -> Result<()> {
+    let node = Management::open(mgmt::NODE)?;
+    check_eq!(node.virtual_functions()?, 2, "virtual functions");
+    node.info()?;
+    Ok(())
+}
+
 fn management_open(_: &Env) -> Result<()> {
-    pci::set_virtual(2)?;
     let mut starver = Starver::new(DMA_DEBUG)?;
     let finder = LeakFinder::new()?;
+    pci::set_virtual(2)?;
     let points = starver.each(
         ALL,
         || File::options().read(true).write(true).open(mgmt::NODE),
@@ -937,6 +954,7 @@ fn management_open(_: &Env) -> Result<()> {
         },
     )?;
     tell("opening the management node", points)?;
+    check_management()?;
     pci::set_virtual(0)?;
     check_leaks(finder)
 }
@@ -947,10 +965,10 @@ fn management_ioctls(env: &Env) -> Result<()> {
     /// `struct azihsm_res_count.status`
     const OK: u32 = 0;
 
-    pci::set_virtual(2)?;
-    let file = File::options().read(true).write(true).open(mgmt::NODE)?;
     let mut starver = Starver::new(DMA_DEBUG)?;
     let finder = LeakFinder::new()?;
+    pci::set_virtual(2)?;
+    let file = File::options().read(true).write(true).open(mgmt::NODE)?;
     let mut ends = Ends::default();
     let stale = u32::from_ne_bytes([STALE; 4]);
     let allowed = [NO_STRUCTURE, (Ok(0), Some(OK))];
@@ -997,6 +1015,7 @@ fn management_ioctls(env: &Env) -> Result<()> {
     println!("# {ends}");
     tell("other management ioctls", points)?;
     drop((file, node));
+    check_management()?;
     pci::set_virtual(0)?;
     check_leaks(finder)
 }
