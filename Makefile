@@ -37,7 +37,8 @@ help:
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
 	@echo '  make test-full long tests and more machines, too: some hours;'
-	@echo "                 PARTS='host stock old debug kasan': these only"
+	@echo "                 PARTS='host stock old debug kasan': of the tests these only; make test"
+	@echo '                 has all of these but kasan'
 	@echo '  make test-install  make the packages, install them on a stock Debian, boot it with a'
 	@echo '                 virtual HSM, use it as a member of the group, upgrade the kernel, remove it all'
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
@@ -49,7 +50,7 @@ help:
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
 	@echo '                 SECONDS=600, SEED=number'
 	@echo '  make deb       Debian packages, in build/deb: azihsm-dkms, azihsm-dev, azihsmctl'
-	@echo '  make mutants   break the driver in every way, and see a test fail each time: 370 builds'
+	@echo '  make mutants   break the driver in every way, and see a test fail each time: 380 builds'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'

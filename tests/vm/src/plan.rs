@@ -44,10 +44,8 @@ impl Variant {
     }
 }
 
-/// Accesses to memory are all that is checked there, and what is lost: the rest is slow, and for
-/// the other kernel.
-const KASAN: &str = "kmemleak=on no5lvl kasan_multi_shot slab_debug=- no_debug_objects \
-                     lockdep.prove_locking=0";
+/// What the allocator and objects check is slow, and much the same as what is checked anyway.
+const KASAN: &str = "kmemleak=on no5lvl kasan_multi_shot slab_debug=- no_debug_objects";
 
 /// Groups whose outcome depends on processors, vectors and the IOMMU.
 const OF_MACHINE: &[&str] = &["node", "hsm", "session", "aes", "load", "reset"];
