@@ -269,16 +269,17 @@ impl Boot {
     }
 
     fn kunit() -> Self {
-        let mut boot = Self::new("kunit", &[]);
-        boot.config.kunit = true;
-        boot.instead = Some(Instead::Kunit(KUNIT));
-        boot
+        Self::unit_tests("kunit", KUNIT)
     }
 
     fn builtin_kunit() -> Self {
-        let mut boot = Self::new("builtin-kunit", &[]);
+        Self::unit_tests("builtin-kunit", KUNIT_BUILT_IN)
+    }
+
+    fn unit_tests(name: &'static str, script: &'static str) -> Self {
+        let mut boot = Self::new(name, &[]);
         boot.config.kunit = true;
-        boot.instead = Some(Instead::Kunit(KUNIT_BUILT_IN));
+        boot.instead = Some(Instead::Kunit(script));
         boot
     }
 

@@ -116,6 +116,7 @@ impl Env {
     /// If the last test spoiled the driver or the devices, the module is loaded
     /// anew and they are turned off and on.
     fn restore(&self, spoiled: bool) -> Result<()> {
+        let mut enabled = false;
         if spoiled {
             if module::is_loaded() {
                 module::unload().context("delete_module")?;
@@ -123,6 +124,7 @@ impl Env {
             for number in 0..self.devices {
                 let mut control = Control::open(number)?;
                 control.clear_faults()?;
+                enabled |= control.state()?["enabled"] == true;
                 control.power_cycle()?;
             }
         }
@@ -144,6 +146,8 @@ impl Env {
         if nodes != self.devices {
             bail!("{nodes} nodes of {} devices", self.devices);
         }
+        // Only now, so that no more than one test fails for it.
+        ensure!(!enabled, "the driver left a device enabled");
         Ok(())
     }
 }
