@@ -29,6 +29,7 @@ use azihsm_guest::kmsg::KernelLog;
 use azihsm_guest::module;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Child;
+use azihsm_guest::vmstat;
 use azihsm_uapi::abi;
 use azihsm_uapi::abi::DevInfo;
 use azihsm_uapi::Device;
@@ -500,18 +501,10 @@ fn left_behind(control: &mut Control) -> Result<Option<String>> {
     Ok((!clean).then(|| format!("sessions {sessions:?}, commands {commands}")))
 }
 
-/// How many pages are pinned, of all that ever were.
+/// Pages that are pinned, if there are any.
 fn pinned() -> Result<Option<String>> {
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let count = |name: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line.context("no such line")?.trim().parse()?)
-    };
-    let (taken, given_back) = (
-        count("nr_foll_pin_acquired ")?,
-        count("nr_foll_pin_released ")?,
-    );
-    Ok((taken != given_back).then(|| format!("{taken} pinned, {given_back} unpinned")))
+    let pages = vmstat::pinned_pages()?;
+    Ok((pages != 0).then(|| format!("{pages} pages are pinned")))
 }
 
 /// What the device says about itself.

@@ -13,6 +13,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
+use azihsm_guest::vmstat;
 use azihsm_uapi::Device;
 use serde_json::json;
 use std::fs;
@@ -35,7 +36,7 @@ const SESSIONS: usize = 8;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Held {
     /// Pages of processes that are pinned.
-    pub pinned: u64,
+    pub pinned: i64,
     /// DMA mappings, if the kernel counts them.
     pub mappings: Option<u64>,
     /// Interrupt handlers.
@@ -47,7 +48,7 @@ impl Held {
     pub fn measure() -> Result<Self> {
         let interrupts = fs::read_to_string("/proc/interrupts")?;
         Ok(Self {
-            pinned: pinned()?,
+            pinned: vmstat::pinned_pages()?,
             mappings: mappings(),
             interrupts: interrupts.matches("azihsm").count(),
         })
@@ -65,18 +66,6 @@ impl Held {
             thread::sleep(Duration::from_millis(50));
         }
     }
-}
-
-/// Pages that are pinned for DMA, of all processes and of those that ended.
-pub fn pinned() -> Result<u64> {
-    // Processors keep counts of their own for a while.
-    fs::write("/proc/sys/vm/stat_refresh", "1")?;
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let field = |name: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line.context("no such counter")?.trim().parse()?)
-    };
-    Ok(field("nr_foll_pin_acquired ")? - field("nr_foll_pin_released ")?)
 }
 
 /// DMA mappings that there are, if the kernel checks them.

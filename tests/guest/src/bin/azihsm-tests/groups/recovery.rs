@@ -31,6 +31,7 @@ use azihsm_guest::pci;
 use azihsm_guest::sys::submit;
 use azihsm_guest::sys::submit_at;
 use azihsm_guest::sys::Child;
+use azihsm_guest::vmstat;
 use azihsm_mbor::Operation;
 use azihsm_mbor::Status;
 use azihsm_uapi::abi::ext;
@@ -517,7 +518,7 @@ fn removal(env: &Env) -> Result<()> {
     figure("unbinding from a device that is not there", time);
     // One that waited for registers, or for answers, would take 10 or 30 s.
     metronome.check(time, RESET, "closing and unbinding were done")?;
-    check_eq!(health::pinned()?, held.pinned, "pinned pages");
+    check_eq!(vmstat::pinned_pages()?, held.pinned, "pinned pages");
     gone(env, false)?;
     pci::bind(&address)?;
     health::check_well(env)?;
@@ -556,7 +557,7 @@ fn not_reached(env: &Env) -> Result<()> {
         inject(env, json!({ "fault": "unreachable" }))
     })?;
     ensure!(
-        health::pinned()? > held.pinned,
+        vmstat::pinned_pages()? > held.pinned,
         "memory was given back that the device writes to"
     );
     thread::sleep(Duration::from_secs(2));
@@ -678,13 +679,13 @@ fn stuck(env: &Env) -> Result<()> {
     let error = device.reset(ResetKind::Subsystem).err();
     let errno = error.map(|error| error.errno);
     check_eq!(errno, Some(Errno::INVAL), "reset of a dead device");
-    let pinned = health::pinned()? - held.pinned;
+    let pinned = vmstat::pinned_pages()? - held.pinned;
     println!("# figure: pages in quarantine: {pinned}");
     ensure!(pinned > 0, "memory was given back that the device may have");
     // It is tried again meanwhile.
     thread::sleep(Duration::from_secs(3));
     check_eq!(
-        health::pinned()? - held.pinned,
+        vmstat::pinned_pages()? - held.pinned,
         pinned,
         "pages in quarantine later"
     );
@@ -722,7 +723,7 @@ fn stuck_unbind(env: &Env) -> Result<()> {
     metronome.check(time, RESET, "unbinding was done")?;
     crowd.wait_end(BACK)?;
     // It was reset through the bus, so nothing is kept any more.
-    check_eq!(health::pinned()?, held.pinned, "pinned pages");
+    check_eq!(vmstat::pinned_pages()?, held.pinned, "pinned pages");
     env.control()?.clear_faults()?;
     crowd.stop(env, BACK)?;
     env.control()?.set("cap_to", &json!(20))?;
@@ -745,7 +746,7 @@ fn stuck_leak(env: &Env) -> Result<()> {
 
 fn stuck_for_good(env: &Env, address: &str) -> Result<()> {
     copy_little(env)?;
-    let before = health::pinned()?;
+    let before = vmstat::pinned_pages()?;
     let device = env.open()?;
     let crowd = waiting_crowd(env)?;
     reset_in_vain(env, &device)?;
@@ -759,7 +760,7 @@ fn stuck_for_good(env: &Env, address: &str) -> Result<()> {
             .any(|message| message.text.contains("not freed")),
         "nothing is said of the memory: {messages:?}"
     );
-    ensure!(health::pinned()? > before, "memory was given back");
+    ensure!(vmstat::pinned_pages()? > before, "memory was given back");
     crowd.wait_end(BACK)?;
     env.control()?.clear_faults()?;
     crowd.stop(env, BACK)?;
