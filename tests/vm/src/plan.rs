@@ -542,6 +542,8 @@ fn full() -> Vec<Boot> {
 
 fn debug_full() -> Vec<Boot> {
     vec![
+        Boot::new("debug-starve-1", &["starve"]).part(0, 2).long(),
+        Boot::new("debug-starve-2", &["starve"]).part(1, 2).long(),
         Boot::new("debug-matrix", &["matrix"]),
         Boot::new("debug-recovery-1", &["recovery"])
             .part(0, 2)
@@ -561,7 +563,6 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-one-processor", OF_MACHINE).smp(1),
         Boot::new("debug-four-processors", OF_MACHINE).smp(4),
         Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
-        Boot::new("debug-starve", &["starve"]).long(),
         Boot::new("debug-starve-card", &[])
             .card(2)
             .only(STARVE_CARD),
