@@ -171,6 +171,11 @@ impl Cause {
     /// How many there are.
     pub(crate) const COUNT: usize = 7;
 
+    /// Returns whether it says nothing of the device: somebody wants it reset, or has it.
+    pub(crate) fn is_wanted(self) -> bool {
+        matches!(self, Cause::Asked | Cause::Resumed)
+    }
+
     /// Returns the cause as a variable of an event.
     pub(crate) fn variable(self) -> &'static CStr {
         match self {

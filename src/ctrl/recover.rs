@@ -80,8 +80,8 @@ const FORGOTTEN: Delta = Delta::from_secs(120);
 
 /// What counts in deciding how patient to be with the device.
 pub(super) struct History {
-    /// When it was last reset without being asked.
-    reset: Option<Instant<Monotonic>>,
+    /// When it was last started behind a reset that nobody asked for.
+    started: Option<Instant<Monotonic>>,
     /// When it was last let off for being busy with itself, and how often in a row.
     deferred: Option<Instant<Monotonic>>,
     deferrals: u32,
@@ -92,26 +92,30 @@ pub(super) struct History {
 impl History {
     pub(super) fn new() -> Self {
         Self {
-            reset: None,
+            started: None,
             deferred: None,
             deferrals: 0,
             back_off_ms: FIRST_BACK_OFF_MS,
         }
     }
 
-    /// Notes a reset. Returns whether it is too soon after the last one to start the device again.
+    /// Notes a reset. Returns whether it is too soon after the last start to start the device again.
     fn reset(&mut self, cause: Cause, now: Instant<Monotonic>) -> bool {
         let too_soon = match cause {
             Cause::Asked | Cause::Retry | Cause::Resumed => false,
-            _ => {
-                let last = self.reset.replace(now);
-                last.is_some_and(|last| now - last <= CALM)
-            }
+            _ => self.started.is_some_and(|started| now - started <= CALM),
         };
         if !too_soon && cause != Cause::Retry {
             self.back_off_ms = FIRST_BACK_OFF_MS;
         }
         too_soon
+    }
+
+    /// Notes that the device was started by a reset.
+    fn started(&mut self, cause: Cause, now: Instant<Monotonic>) {
+        if !cause.is_wanted() {
+            self.started = Some(now);
+        }
     }
 
     /// Returns how long to leave the device alone, in milliseconds; it will be longer the next time.
@@ -201,8 +205,9 @@ impl Ctrl<'_> {
         looked.at = now;
 
         let retry_in = self.retry_in_ms.load(Relaxed);
-        self.retry_in_ms
-            .store(retry_in.saturating_sub(passed_ms), Relaxed);
+        let left = retry_in.saturating_sub(passed_ms);
+        // The worker may have begun another back-off, of which nothing has passed.
+        let _ = self.retry_in_ms.cmpxchg(retry_in, left, Relaxed);
 
         // Named before looking, so that one that is started meanwhile is not meant.
         let admin = self.admin.queues().first();
@@ -492,11 +497,12 @@ impl Ctrl<'_> {
         match stopped.and_then(|()| self.restart()) {
             Ok(()) => {
                 traced(true);
+                self.history.lock().started(cause, Instant::now());
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
                 self.recall();
                 self.turn(Change::Started, Some(cause));
-                if !matches!(cause, Cause::Asked | Cause::Resumed) {
+                if !cause.is_wanted() {
                     let ms = began.elapsed().as_millis();
                     dev_warn!(self.dev(), "{cause}: recovered in {ms} ms\n");
                 }
@@ -679,22 +685,45 @@ mod tests {
     // Documentation/recovery.rst 2: within 10 s of the last reset that nobody asked for.
     #[test]
     fn a_fault_comes_too_soon_or_not() {
-        const CASES: [(i64, Cause, bool); 9] = [
+        // When, for which cause, and whether it is too soon; if not the device starts at once.
+        const CASES: [(i64, Cause, bool); 10] = [
             (0, Cause::Fault, false),
             (10, Cause::ReadyLost, true),
-            (21, Cause::Unresponsive, false),
+            (11, Cause::Unresponsive, false),
+            (12, Cause::Asked, false),
+            (13, Cause::Resumed, false),
+            (21, Cause::Returned, true),
             (22, Cause::Asked, false),
-            (23, Cause::Resumed, false),
-            (31, Cause::Returned, true),
-            (32, Cause::Asked, false),
-            (41, Cause::Fault, true),
-            (52, Cause::Returned, false),
+            (23, Cause::Retry, false),
+            (33, Cause::Fault, true),
+            (34, Cause::Returned, false),
         ];
         let begin = Instant::now();
         let mut history = History::new();
         for (seconds, cause, too_soon) in CASES {
             let now = begin + Delta::from_secs(seconds);
             assert_eq!(history.reset(cause, now), too_soon);
+            if !too_soon {
+                history.started(cause, now);
+            }
+        }
+    }
+
+    // How long it was left alone does not count: a device that crashes a second after each start
+    // is left alone longer each time.
+    #[test]
+    fn back_off_grows_while_no_start_is_of_use() {
+        let mut now = Instant::now();
+        let mut history = History::new();
+        history.reset(Cause::Fault, now);
+        history.started(Cause::Fault, now);
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
+            now = now + Delta::from_secs(1);
+            assert!(history.reset(Cause::Fault, now));
+            assert_eq!(history.back_off(), seconds * 1_000);
+            now = now + Delta::from_secs(seconds.into());
+            assert!(!history.reset(Cause::Retry, now));
+            history.started(Cause::Retry, now);
         }
     }
 
@@ -703,6 +732,7 @@ mod tests {
         let now = Instant::now();
         let mut history = History::new();
         assert!(!history.reset(Cause::Fault, now));
+        history.started(Cause::Fault, now);
         assert!(history.reset(Cause::Fault, now));
         assert!(!history.reset(Cause::Retry, now));
     }
@@ -731,7 +761,7 @@ mod tests {
         let begin = Instant::now();
         for (cause, seconds, back_off_ms) in CASES {
             let mut history = History::new();
-            history.reset(Cause::Fault, begin);
+            history.started(Cause::Fault, begin);
             history.back_off();
             history.back_off();
             history.reset(cause, begin + Delta::from_secs(seconds));

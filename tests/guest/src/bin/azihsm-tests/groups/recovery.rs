@@ -84,6 +84,9 @@ const MORE_CLOSES: Duration = Duration::from_secs(1);
 /// it is not four times what is usual on this machine.
 const FAIR: u64 = 400;
 
+/// How often the driver looks at an idle device, at least.
+const LOOK: Duration = Duration::from_millis(600);
+
 /// The longest a command may take that nothing is wrong with, on a busy host.
 const QUICK: Duration = Duration::from_secs(2);
 
@@ -92,6 +95,15 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("recovery/crash-is-noticed-when-idle", crash_idle).takes(3),
         Test::new("recovery/crash-under-load", crash_under_load).takes(4),
+        Test::new("recovery/crashes-behind-starts", |env: &Env| {
+            crashes(env, 2)
+        })
+        .takes(6),
+        Test::new("recovery/crashes-behind-many-starts", |env: &Env| {
+            crashes(env, 6)
+        })
+        .takes(66)
+        .long(),
         Test::new("recovery/lost-ready-is-noticed-when-idle", ready_lost_idle).takes(3),
         Test::new("recovery/lost-ready-under-load", ready_lost_under_load).takes(4),
         Test::new("recovery/removal-ends-64-waiters", removal).takes(4),
@@ -439,6 +451,40 @@ fn under_load(env: &Env, fault: Value) -> Result<()> {
 
 fn crash_under_load(env: &Env) -> Result<()> {
     under_load(env, json!({ "fault": "crash" }))
+}
+
+/// A device that crashes behind each start is left alone for longer each time,
+/// however long it has been left alone.
+fn crashes(env: &Env, times: u32) -> Result<()> {
+    let crash = || inject(env, json!({ "fault": "crash" }));
+    let mut before = enables(env)?;
+    let mut started = |patience: Duration| -> Result<Duration> {
+        let begin = Instant::now();
+        while enables(env)? == before {
+            ensure!(begin.elapsed() < patience, "it was not started");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let time = begin.elapsed();
+        // A crash before it works would be another matter.
+        health::wait_serving(env, RESET)?;
+        before += 1;
+        check_eq!(enables(env)?, before, "starts");
+        Ok(time)
+    };
+    crash()?;
+    started(BACK)?;
+    for time in 0..times {
+        let back_off = Duration::from_secs(1 << time);
+        crash()?;
+        let alone = started(2 * back_off + BACK)?;
+        figure("device that crashed, to its start", alone);
+        // It is rounded to when the driver looks.
+        ensure!(
+            alone >= back_off - LOOK,
+            "started after {alone:?} instead of {back_off:?}"
+        );
+    }
+    health::check_well(env)
 }
 
 fn ready_lost_under_load(env: &Env) -> Result<()> {
