@@ -72,9 +72,73 @@ impl Scanner {
     }
 }
 
+/// Finds out that an emulated processor ran code which the kernel had replaced.
+///
+/// To replace an instruction the kernel has processors stop at it, by the one byte
+/// `cc`, and waits until they all have seen what it writes in the end.  What the
+/// emulator has translated meanwhile may keep that byte for good.  A processor that
+/// stops there later finds nobody who is replacing anything, and the kernel gives up;
+/// the code that it prints is what is in memory, without that byte.
+pub struct OldCode {
+    stopped: bool,
+    found: bool,
+    code: Regex,
+}
+
+impl OldCode {
+    /// One that has seen no line yet.
+    pub fn new() -> Self {
+        Self {
+            stopped: false,
+            found: false,
+            // The byte in brackets is the one behind that at which it stopped.
+            code: Regex::new(r"\] Code: .*\b([0-9a-f]{2}) <[0-9a-f]{2}>").expect("constant"),
+        }
+    }
+
+    /// Takes in a line of the console.
+    pub fn push(&mut self, line: &str) {
+        if line.contains("] Oops: int3: ") {
+            self.stopped = true;
+        } else if let (true, Some(code)) = (self.stopped, self.code.captures(line)) {
+            self.found |= &code[1] != "cc";
+            self.stopped = false;
+        }
+    }
+
+    /// Whether it was so.
+    pub fn was_run(&self) -> bool {
+        self.found
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::OldCode;
     use super::Scanner;
+
+    fn ran_old_code(log: &str) -> bool {
+        let mut old = OldCode::new();
+        log.lines().for_each(|line| old.push(line));
+        old.was_run()
+    }
+
+    #[test]
+    fn old_code_is_told_from_what_is_there() {
+        let log = "[  271.906124] Oops: int3: 0000 [#1] SMP NOPTI\n\
+            [  271.918953] RIP: 0010:__schedule+0x30c/0x1080\n\
+            [  271.919725] Code: ba 01 00 e9 e5 05 00 00 0f <1f> 44 00 00 49 8b 44\n";
+        assert!(ran_old_code(log));
+        assert!(!ran_old_code(&log.replace("0f <1f>", "cc <1f>")));
+        assert!(!ran_old_code(
+            &log.replace("int3", "general protection fault")
+        ));
+        assert!(!ran_old_code(log.rsplit_once("] Code:").unwrap().0));
+        let later = log.replace("0f <1f>", "cc <1f>") + log.rsplit_once('\n').unwrap().0;
+        assert!(ran_old_code(&later));
+        let another = "[  271.9] Code: ba 01 00 e9 e5 05 00 00 0f <1f> 44\n";
+        assert!(!ran_old_code(another));
+    }
 
     #[test]
     fn splats_are_alarming() {

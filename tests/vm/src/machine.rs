@@ -3,6 +3,7 @@
 
 use crate::clock;
 use crate::control;
+use crate::kernel_log::OldCode;
 use crate::kernel_log::Scanner;
 use crate::process::Process;
 use anyhow::bail;
@@ -126,6 +127,8 @@ pub struct Outcome {
     pub problems: Vec<String>,
     /// Alarming lines of the kernel log.
     pub alarms: Vec<String>,
+    /// Whether the kernel gave up as the emulator ran code that had been replaced.
+    pub ran_old_code: bool,
     /// Rules that the driver broke.
     pub violations: Vec<String>,
     /// Last lines of the console.
@@ -134,6 +137,17 @@ pub struct Outcome {
     pub boot: Option<Duration>,
     /// How long it all took.
     pub total: Duration,
+}
+
+impl Outcome {
+    /// Whether nothing else is wrong than that the emulator ran code that the kernel had
+    /// replaced, and what follows from that.
+    pub fn only_ran_old_code(&self) -> bool {
+        let first = self.alarms.first();
+        self.ran_old_code
+            && first.is_some_and(|line| line.contains("Oops: int3"))
+            && self.violations.is_empty()
+    }
 }
 
 /// Which stream of the guest a line came from.
@@ -241,6 +255,7 @@ impl Machine {
         sink: &mut dyn FnMut(&str),
     ) -> Result<Outcome> {
         let scanner = Scanner::new();
+        let mut old_code = OldCode::new();
         let mut console = File::create(dir.join("console.log"))?;
         let mut results = File::create(dir.join("results.log"))?;
         let mut outcome = Outcome::default();
@@ -250,6 +265,7 @@ impl Machine {
                 Ok((Stream::Console, line)) => {
                     let line = scanner.clean(&line);
                     writeln!(console, "{line}")?;
+                    old_code.push(&line);
                     // The log is shown once more if the program failed.
                     if scanner.is_alarming(&line) && !outcome.alarms.contains(&line) {
                         outcome.alarms.push(line.clone());
@@ -307,6 +323,7 @@ impl Machine {
                     .push(format!("device {n}: enabled when the machine was off"));
             }
         }
+        outcome.ran_old_code = old_code.was_run();
         outcome.total = self.started.elapsed();
         Ok(outcome)
     }
@@ -511,6 +528,26 @@ pub fn boot_directory(work: &Path, name: &str) -> Result<PathBuf> {
 mod tests {
     use super::kernel_arguments;
     use super::Config;
+    use super::Outcome;
+
+    #[test]
+    fn old_code_excuses_nothing_else() {
+        let outcome = |alarms: &[&str]| Outcome {
+            alarms: alarms.iter().map(|&line| line.to_owned()).collect(),
+            ran_old_code: true,
+            ..Outcome::default()
+        };
+        let oops = "[ 1.0] Oops: int3: 0000 [#1] SMP NOPTI";
+        let panic = "[ 1.0] Kernel panic - not syncing";
+        assert!(outcome(&[oops, panic]).only_ran_old_code());
+        assert!(!outcome(&["[ 0.9] WARNING: ", oops, panic]).only_ran_old_code());
+        let mut others = outcome(&[oops]);
+        others.violations = vec!["rule".to_owned()];
+        assert!(!others.only_ran_old_code());
+        others = outcome(&[oops]);
+        others.ran_old_code = false;
+        assert!(!others.only_ran_old_code());
+    }
 
     #[test]
     fn words_are_added_to_the_command_line() {
