@@ -72,6 +72,10 @@ pub fn tests() -> Vec<Test> {
         Test::new("steady/who-polls-does-not-sleep", polls).takes(3),
         Test::new("steady/vectors-are-where-commands-come-from", vectors),
     ]
+    .into_iter()
+    // Nothing here is about time.
+    .map(|test| test.seconds(180))
+    .collect()
 }
 
 type Send<'a> = &'a mut dyn FnMut() -> Result<i32, Errno>;
