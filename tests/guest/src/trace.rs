@@ -65,7 +65,10 @@ impl Trace {
     }
 
     fn prepare() -> Result<Self> {
-        directory()?;
+        // Otherwise each event that is enabled has the scheduler's code changed, to learn the
+        // names of tasks, and an emulated processor that runs it meanwhile may stumble.
+        let names = directory()?.join("options/record-cmd");
+        fs::write(&names, "0").with_context(|| format!("{}", names.display()))?;
         let name = format!("azihsm-{}", std::process::id());
         let instance = Path::new(TRACEFS).join("instances").join(name);
         fs::create_dir(&instance).with_context(|| format!("{}", instance.display()))?;
