@@ -50,7 +50,7 @@ help:
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
 	@echo '                 SECONDS=600, SEED=number'
 	@echo '  make deb       Debian packages, in build/deb: azihsm-dkms, azihsm-dev, azihsmctl'
-	@echo '  make mutants   break the driver in every way, and see a test fail each time: 380 builds'
+	@echo '  make mutants   break the driver in every way, and see a test fail each time: an hour'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
@@ -166,6 +166,8 @@ clean:
 
 .PHONY: distclean
 distclean: clean
-	rm -rf $(AZIHSM_CACHE)
+	@test ! -e '$(AZIHSM_CACHE)' || test -e '$(AZIHSM_CACHE)/CACHEDIR.TAG' || { \
+		echo 'azihsm: $(AZIHSM_CACHE) was not made by make setup: not removed' >&2; exit 1; }
+	rm -rf '$(AZIHSM_CACHE)'
 
 endif
