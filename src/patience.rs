@@ -3,8 +3,12 @@
 //! How long somebody waits, and for what.
 
 use kernel::{
+    new_spinlock,
     prelude::*,
-    sync::Arc,
+    sync::{
+        Arc,
+        SpinLock, //
+    },
     time::{
         Delta,
         Instant,
@@ -31,7 +35,40 @@ use crate::{
 pub(crate) struct Permits {
     inner: tags::Permits,
     #[pin]
-    handed_over: Event,
+    line: Line,
+}
+
+/// Those who wait for permits. Only tasks give permits and take them.
+#[pin_data]
+struct Line {
+    #[pin]
+    order: SpinLock<tags::Order>,
+    #[pin]
+    places: [Event; tags::PLACES],
+}
+
+impl Line {
+    fn place(&self, place: usize) -> &Event {
+        &self.places[place % tags::PLACES]
+    }
+}
+
+impl tags::Line for Line {
+    fn with_order<R>(&self, inside: impl FnOnce(&mut tags::Order) -> R) -> R {
+        inside(&mut self.order.lock())
+    }
+
+    fn signal(&self, place: usize) {
+        self.place(place).signal();
+    }
+
+    fn try_wait(&self, place: usize) -> bool {
+        self.place(place).try_wait()
+    }
+
+    fn let_run(&self) {
+        process::sleep_a_tick();
+    }
 }
 
 impl Permits {
@@ -44,7 +81,10 @@ impl Permits {
         Arc::pin_init(
             pin_init!(Self {
                 inner: tags::Permits::new(),
-                handed_over <- Event::new(),
+                line <- pin_init!(Line {
+                    order <- new_spinlock!(tags::Order::new(), "azihsm_order"),
+                    places <- pin_init::pin_init_array_from_fn(|_| Event::new()),
+                }),
             }),
             GFP_KERNEL,
         )
@@ -55,9 +95,9 @@ impl Permits {
         self.inner.add(count);
     }
 
-    /// Gives a permit back. May be called from any context.
+    /// Gives a permit back.
     pub(crate) fn give(&self) {
-        self.inner.give(|| self.handed_over.signal());
+        self.inner.give(&self.line);
     }
 
     /// Returns a number that is another one after each [`Self::restore`].
@@ -68,12 +108,12 @@ impl Permits {
     /// Keeps the caller's permit, for which there was no tag after [`Self::restored`] was `seen`,
     /// from everybody until it is restored the next time.
     pub(crate) fn withhold(&self, seen: u32) {
-        self.inner.withhold(seen, || self.handed_over.signal());
+        self.inner.withhold(seen, &self.line);
     }
 
     /// Gives back all permits that are withheld, now that there are tags for them.
     pub(crate) fn restore(&self) {
-        self.inner.restore(|| self.handed_over.signal());
+        self.inner.restore(&self.line);
     }
 
     /// Takes a permit, waiting for it as `sleep` does if there is none.
@@ -82,10 +122,8 @@ impl Permits {
     ///
     /// What `sleep` says, unless that is [`Waited::Done`].
     pub(crate) fn take(&self, sleep: impl FnOnce(&Event) -> Waited) -> Result<(), Waited> {
-        self.inner.take(
-            || sleep(&self.handed_over),
-            || self.handed_over.wait_forever(),
-        )
+        self.inner
+            .take(&self.line, |place| sleep(self.line.place(place)))
     }
 }
 
@@ -173,7 +211,7 @@ mod tests {
     fn who_waits_gets_the_signal_or_gives_up() -> Result {
         let permits = Permits::new()?;
         let wait = patience(Some(Delta::ZERO)).start();
-        let event = &permits.handed_over;
+        let event = permits.line.place(0);
         assert_eq!(wait.wait(event, 1), Waited::TimedOut);
         event.signal();
         assert_eq!(wait.for_event(event), Waited::Done);
@@ -188,9 +226,9 @@ mod tests {
         assert_eq!(permits.take(|_| Waited::Killed), Ok(()));
         assert_eq!(permits.take(|_| Waited::Killed), Err(Waited::Killed));
         // It comes while somebody waits.
-        let result = permits.take(|handed_over| {
+        let result = permits.take(|called| {
             permits.give();
-            handed_over.wait(1)
+            called.wait(1)
         });
         assert_eq!(result, Ok(()));
         // It comes when somebody has given up waiting, who must have it then.

@@ -6,7 +6,8 @@
 //! overflow: the submission queue head that the device reports is not needed, and not believed.
 //!
 //! Neither submitting nor completing takes a lock: that part is in [`lockless`](crate::lockless).
-//! This one gives it memory, doorbells and tasks that sleep.
+//! This one gives it memory, doorbells and tasks that sleep. Only those who wait for a slot have a
+//! lock, for their order.
 
 use core::mem::size_of;
 
@@ -917,8 +918,8 @@ impl<C: Class> Pool<C> {
     fn take_permit(&self, doorbells: &Doorbells<'_>, wait: &Wait) -> Result<(), Lost> {
         let mut closed = false;
         self.permits
-            .take(|handed_over| loop {
-                match wait.wait(handed_over, slice()) {
+            .take(|called| loop {
+                match wait.wait(called, slice()) {
                     Waited::TimedOut if self.is_closed() => {
                         closed = true;
                         break Waited::TimedOut;

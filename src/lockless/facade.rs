@@ -25,6 +25,9 @@ pub(super) use core::hint::spin_loop;
 
 use kernel::prelude::*;
 
+/// At how many places tasks wait for permits.
+pub(crate) const PLACES: usize = 64;
+
 /// A list whose length does not change.
 pub(super) type List<T> = KVec<T>;
 

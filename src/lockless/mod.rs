@@ -27,7 +27,10 @@ pub(crate) mod users;
 // What is concurrent is for the model checker; here one task at a time goes around all of it.
 #[kernel::prelude::kunit_tests(azihsm_lockless)]
 mod tests {
-    use core::cell::Cell;
+    use core::cell::{
+        Cell,
+        RefCell, //
+    };
 
     use super::{
         combine::Combiner,
@@ -46,8 +49,11 @@ mod tests {
             MAX_TAGS, //
         },
         tags::{
+            Line,
+            Order,
             Permits,
-            Tags, //
+            Tags,
+            PLACES, //
         },
     };
     use crate::sys::completion::Waited;
@@ -112,23 +118,97 @@ mod tests {
         assert_eq!(runs, 1);
     }
 
+    /// Those who wait for permits, by what one task at a time does to them.
+    struct Room {
+        order: RefCell<Order>,
+        signals: [Cell<u32>; PLACES],
+    }
+
+    impl Room {
+        fn new() -> Self {
+            Self {
+                order: RefCell::new(Order::new()),
+                signals: [const { Cell::new(0) }; PLACES],
+            }
+        }
+    }
+
+    impl Line for Room {
+        fn with_order<R>(&self, inside: impl FnOnce(&mut Order) -> R) -> R {
+            inside(&mut self.order.borrow_mut())
+        }
+
+        fn signal(&self, place: usize) {
+            self.signals[place].set(self.signals[place].get() + 1);
+        }
+
+        fn try_wait(&self, place: usize) -> bool {
+            let signals = &self.signals[place];
+            let some = signals.get() > 0;
+            signals.set(signals.get() - u32::from(some));
+            some
+        }
+
+        fn let_run(&self) {
+            assert!(
+                self.order.try_borrow_mut().is_err(),
+                "nobody else would run"
+            );
+        }
+    }
+
     #[test]
     fn permits_that_are_withheld_come_back() {
-        let permits = Permits::new();
-        let take = || permits.take(|| Waited::Killed, || {});
+        let (permits, room) = (Permits::new(), Room::new());
+        let take = || permits.take(&room, |_| Waited::Killed);
         permits.add(2);
         let seen = permits.restored();
         assert_eq!((take(), take()), (Ok(()), Ok(())));
         assert_eq!(take(), Err(Waited::Killed));
-        permits.withhold(seen, || {});
+        permits.withhold(seen, &room);
         assert_eq!(take(), Err(Waited::Killed));
-        permits.restore(|| {});
+        permits.restore(&room);
         assert_eq!((take(), take()), (Ok(()), Err(Waited::Killed)));
         // It was restored after it was looked at; nobody else has to look again for that.
         let restored = permits.restored();
-        permits.withhold(seen, || {});
+        permits.withhold(seen, &room);
         assert_eq!((take(), take()), (Ok(()), Err(Waited::Killed)));
         assert_eq!(permits.restored(), restored);
+    }
+
+    #[test]
+    fn permits_are_given_in_the_order_of_arrival() {
+        // Each waits inside the one before, so all of them wait at once.
+        fn wait(permits: &Permits, room: &Room, number: usize, most: usize) {
+            let waited = permits.take(room, |place| {
+                assert_eq!(place, number % PLACES);
+                if number < most {
+                    wait(permits, room, number + 1, most);
+                }
+                // Every third one gives up.
+                match number % 3 {
+                    0 => Waited::TimedOut,
+                    _ => Waited::Done,
+                }
+            });
+            assert_eq!(waited.is_err(), number % 3 == 0);
+        }
+        for most in [0, 1, 2, 5] {
+            let (permits, room) = (Permits::new(), Room::new());
+            wait(&permits, &room, 0, most);
+            let called = || room.signals.iter().map(Cell::get);
+            assert_eq!(called().sum::<u32>(), 0);
+            // Those who gave up are skipped, and the others are called one after the other.
+            for number in (0..=most).filter(|number| number % 3 != 0) {
+                permits.give(&room);
+                assert!(room.try_wait(number));
+                assert_eq!(called().sum::<u32>(), 0);
+            }
+            permits.give(&room);
+            assert_eq!(called().sum::<u32>(), 0);
+            assert_eq!(permits.take(&room, |_| Waited::Killed), Ok(()));
+            assert_eq!(permits.take(&room, |_| Waited::Killed), Err(Waited::Killed));
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub enum Waited {
     Killed,
 }
 
+/// So few that some share one.
+pub const PLACES: usize = 2;
+
 pub type Result<T, E = Infallible> = std::result::Result<T, E>;
 
 pub type List<T> = Vec<T>;

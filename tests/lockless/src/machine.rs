@@ -10,11 +10,14 @@
 //! orders nothing in the model.
 
 use crate::facade::Waited;
+use crate::facade::PLACES;
 use crate::pair::QueuePair;
 use crate::pair::World;
 use crate::slot::Seat;
 use crate::slot::Slot;
 use crate::slot::Verdict;
+use crate::tags::Line;
+use crate::tags::Order;
 use crate::tags::Permits;
 use loom::cell::Cell;
 use loom::sync::atomic::AtomicU32;
@@ -63,6 +66,54 @@ impl Event {
         let some = *signals != 0;
         *signals -= u32::from(some);
         some
+    }
+}
+
+/// Those who wait for permits.
+pub struct Room {
+    order: Mutex<Order>,
+    places: [Event; PLACES],
+}
+
+impl Room {
+    pub fn new() -> Self {
+        Self {
+            order: Mutex::new(Order::new()),
+            places: [(); PLACES].map(|()| Event::new()),
+        }
+    }
+
+    /// Waits at `place`, or gives up unless there is a signal.
+    pub fn sleep(&self, place: usize, patient: bool) -> Waited {
+        if patient {
+            self.places[place].wait();
+        } else if !self.places[place].try_wait() {
+            return Waited::TimedOut;
+        }
+        Waited::Done
+    }
+
+    /// Returns whether there is a signal that nobody has consumed, at any place.
+    pub fn is_anybody_called(&self) -> bool {
+        self.places.iter().any(Event::try_wait)
+    }
+}
+
+impl Line for Room {
+    fn with_order<R>(&self, inside: impl FnOnce(&mut Order) -> R) -> R {
+        inside(&mut self.order.lock().unwrap())
+    }
+
+    fn signal(&self, place: usize) {
+        self.places[place].signal();
+    }
+
+    fn try_wait(&self, place: usize) -> bool {
+        self.places[place].try_wait()
+    }
+
+    fn let_run(&self) {
+        yield_now();
     }
 }
 
@@ -139,7 +190,7 @@ struct Device {
 pub struct Machine {
     pub pair: QueuePair,
     pub permits: Permits,
-    room: Event,
+    room: Room,
     chairs: Vec<Chair>,
     prepared: Vec<Cell<u16>>,
     sq: Vec<Cell<u16>>,
@@ -186,7 +237,7 @@ impl Machine {
         Arc::new(Self {
             pair: QueuePair::new(slots).unwrap(),
             permits,
-            room: Event::new(),
+            room: Room::new(),
             chairs: (0..slots)
                 .map(|_| Chair {
                     slot: Slot::new(),
@@ -224,19 +275,8 @@ impl Machine {
 
     /// Takes a permit, waiting for it, or giving up at once.
     pub fn take_permit(&self, patient: bool) -> bool {
-        let taken = self.permits.take(
-            || {
-                if patient {
-                    self.room.wait();
-                    Waited::Done
-                } else if self.room.try_wait() {
-                    Waited::Done
-                } else {
-                    Waited::TimedOut
-                }
-            },
-            || self.room.wait(),
-        );
+        let sleep = |place| self.room.sleep(place, patient);
+        let taken = self.permits.take(&self.room, sleep);
         if taken.is_ok() {
             let held = self.held.fetch_add(1, SeqCst);
             assert!(held < self.chairs.len() as i32, "more permits than tags");
@@ -246,7 +286,7 @@ impl Machine {
 
     pub fn give_permit(&self) {
         self.held.fetch_sub(1, SeqCst);
-        self.permits.give(|| self.room.signal());
+        self.permits.give(&self.room);
     }
 
     /// Carries a command out, as an ioctl does.  A task that is being killed does not wait.
@@ -268,14 +308,14 @@ impl Machine {
                 return self.run(false);
             }
             self.held.fetch_sub(1, SeqCst);
-            self.permits.withhold(restored, || self.room.signal());
+            self.permits.withhold(restored, &self.room);
         }
     }
 
     /// A queue is opened, and permits are there for its tags again.
     pub fn open(&self) {
         self.pair.open(1, self);
-        self.permits.restore(|| self.room.signal());
+        self.permits.restore(&self.room);
     }
 
     /// Carries out the command of somebody who has a permit.
@@ -525,7 +565,7 @@ impl Machine {
         for chair in &self.chairs {
             assert!(!chair.done.try_wait(), "a signal is left");
         }
-        assert!(!self.room.try_wait(), "a signal is left");
+        assert!(!self.room.is_anybody_called(), "a signal is left");
         // Just as many permits as there are tags.
         for _ in &self.chairs {
             assert!(self.take_permit(false), "a permit is lost");

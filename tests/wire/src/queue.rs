@@ -29,7 +29,10 @@ use crate::lockless::slot;
 use crate::lockless::slot::Seat;
 use crate::lockless::slot::Slot;
 use crate::lockless::slot::Verdict;
+use crate::lockless::tags::Line;
+use crate::lockless::tags::Order;
 use crate::lockless::tags::Permits;
+use crate::lockless::tags::PLACES;
 use crate::lockless::Waited;
 use arbitrary::Arbitrary;
 use std::cell::Cell;
@@ -323,12 +326,48 @@ impl Seat for Chair {
     }
 }
 
+/// Those who wait for permits.
+struct Room {
+    order: RefCell<Order>,
+    signals: [Cell<u32>; PLACES],
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            order: RefCell::new(Order::new()),
+            signals: Default::default(),
+        }
+    }
+}
+
+impl Line for Room {
+    fn with_order<R>(&self, inside: impl FnOnce(&mut Order) -> R) -> R {
+        inside(&mut self.order.borrow_mut())
+    }
+
+    fn signal(&self, place: usize) {
+        self.signals[place].set(self.signals[place].get() + 1);
+    }
+
+    fn try_wait(&self, place: usize) -> bool {
+        let signals = &self.signals[place];
+        let some = signals.get() != 0;
+        signals.set(signals.get() - u32::from(some));
+        some
+    }
+
+    fn let_run(&self) {
+        panic!("it would wait for ever");
+    }
+}
+
 /// See the [module](self).
 struct Rig {
     pair: QueuePair,
     permits: Permits,
     /// Permits that were handed over and not taken yet.
-    room: Cell<u32>,
+    room: Room,
     held: Cell<usize>,
     chairs: Vec<Chair>,
     now: Rc<Now>,
@@ -376,7 +415,7 @@ impl Rig {
         Self {
             pair: QueuePair::new(slots).unwrap(),
             permits,
-            room: Cell::new(0),
+            room: Room::new(),
             held: Cell::new(0),
             chairs: (0..slots)
                 .map(|tag| Chair {
@@ -475,7 +514,7 @@ impl Rig {
                     turn(Mode::Open);
                 }
                 self.pair.refill(self);
-                self.permits.restore(|| self.hand_over());
+                self.permits.restore(&self.room);
             }
             Step::Close if self.now.is_submitting() => {
                 turn(Mode::Closed);
@@ -514,7 +553,7 @@ impl Rig {
                 self.given_back.set(self.cq_head.get());
                 self.pair.open(FIRST_ERA, self);
                 assert!(!self.pair.is_deserted());
-                self.permits.restore(|| self.hand_over());
+                self.permits.restore(&self.room);
             }
             _ => {}
         }
@@ -629,9 +668,8 @@ impl Rig {
             assert!(!self.pair.is_submitting());
             return None;
         }
-        let sleep = || loop {
-            if let Some(room) = self.room.get().checked_sub(1) {
-                self.room.set(room);
+        let sleep = |place| loop {
+            if self.room.try_wait(place) {
                 self.now.count(|tally| tally.handed_over += 1);
                 return Waited::Done;
             }
@@ -640,11 +678,7 @@ impl Rig {
             }
             self.interrupt();
         };
-        let consume = || {
-            let room = self.room.get().checked_sub(1);
-            self.room.set(room.expect("it would wait for ever"));
-        };
-        if self.permits.take(sleep, consume).is_err() {
+        if self.permits.take(&self.room, sleep).is_err() {
             return None;
         }
         self.held.set(self.held.get() + 1);
@@ -652,7 +686,7 @@ impl Rig {
         if self.now.mode.get() != Mode::Open {
             self.held.set(self.held.get() - 1);
             let seen = self.permits.restored();
-            self.permits.withhold(seen, || self.hand_over());
+            self.permits.withhold(seen, &self.room);
             self.now.count(|tally| tally.withheld += 1);
             return None;
         }
@@ -681,11 +715,7 @@ impl Rig {
         chair.command.set(None);
         self.pair.free(&chair.slot, tag);
         self.held.set(self.held.get() - 1);
-        self.permits.give(|| self.hand_over());
-    }
-
-    fn hand_over(&self) {
-        self.room.set(self.room.get() + 1);
+        self.permits.give(&self.room);
     }
 
     /// A wait is over.
@@ -835,7 +865,9 @@ impl Rig {
         }
         self.step(Step::Now(Event::CleanUp));
         assert!(self.commands().next().is_none(), "a slot is taken");
-        assert_eq!((self.held.get(), self.room.get()), (0, 0));
+        assert_eq!(self.held.get(), 0);
+        let mut places = self.room.signals.iter();
+        assert!(places.all(|signals| signals.get() == 0), "a signal is left");
         // All tags are there, and as many permits.
         self.step(Step::Open);
         let all = self.chairs.len();

@@ -5,10 +5,12 @@ use super::check;
 use super::join;
 use super::spawn;
 use crate::combine::Combiner;
+use crate::facade::Acquire;
 use crate::facade::Atomic;
 use crate::facade::Relaxed;
-use crate::facade::Waited;
+use crate::facade::Release;
 use crate::machine::Event;
+use crate::machine::Room;
 use crate::slot::Ended;
 use crate::slot::Phase;
 use crate::slot::Slot;
@@ -104,36 +106,30 @@ fn tags_are_held_by_one() {
 }
 
 /// A permit, and something that only its holder touches.
-struct Room {
+struct Place {
     permits: Permits,
-    handed_over: Event,
+    room: Room,
     cell: Cell<u32>,
 }
 
-impl Room {
+impl Place {
     fn new() -> Arc<Self> {
         let permits = Permits::new();
         permits.add(1);
         Arc::new(Self {
             permits,
-            handed_over: Event::new(),
+            room: Room::new(),
             cell: Cell::new(0),
         })
     }
 
     fn take(&self, patient: bool) -> bool {
-        let sleep = || {
-            if patient {
-                self.handed_over.wait();
-                Waited::Done
-            } else if self.handed_over.try_wait() {
-                Waited::Done
-            } else {
-                Waited::TimedOut
-            }
-        };
-        let taken = self.permits.take(sleep, || self.handed_over.wait());
-        taken.is_ok()
+        let sleep = |place| self.room.sleep(place, patient);
+        self.permits.take(&self.room, sleep).is_ok()
+    }
+
+    fn give(&self) {
+        self.permits.give(&self.room);
     }
 
     fn use_it(&self, patient: bool) -> bool {
@@ -141,14 +137,20 @@ impl Room {
             return false;
         }
         self.cell.set(self.cell.get() + 1);
-        self.permits.give(|| self.handed_over.signal());
+        self.give();
         true
     }
 
     fn assert_one_is_free(&self) {
         assert!(self.take(false), "the permit is lost");
         assert!(!self.take(false), "there is a second one");
-        assert!(!self.handed_over.try_wait(), "a signal is left");
+        assert!(!self.room.is_anybody_called(), "a signal is left");
+        // Nor is anybody skipped who should not be.
+        let next = self.permits.take(&self.room, |place| {
+            self.give();
+            self.room.sleep(place, false)
+        });
+        assert_eq!(next, Ok(()), "somebody else was called");
     }
 }
 
@@ -157,7 +159,7 @@ impl Room {
 #[test]
 fn permit_of_one_who_gives_up() {
     check(Some(3), || {
-        let room = Room::new();
+        let room = Place::new();
         let impatient = spawn(&room, |room| room.use_it(false));
         let patient = spawn(&room, |room| room.use_it(true));
         let used = u32::from(room.use_it(true));
@@ -172,7 +174,7 @@ fn permit_of_one_who_gives_up() {
 #[test]
 fn permits_of_two_who_give_up() {
     check(Some(3), || {
-        let room = Room::new();
+        let room = Place::new();
         let impatient = [(); 2].map(|()| spawn(&room, |room| room.use_it(false)));
         assert!(room.use_it(true));
         let used = join(impatient).into_iter().filter(|used| *used).count() as u32;
@@ -186,17 +188,17 @@ fn permits_of_two_who_give_up() {
 #[test]
 fn permit_withheld_as_a_queue_is_opened() {
     check(Some(3), || {
-        let room = Room::new();
+        let room = Place::new();
         let holder = spawn(&room, |room| {
             assert!(room.take(true));
             let seen = room.permits.restored();
-            room.permits.withhold(seen, || room.handed_over.signal());
+            room.permits.withhold(seen, &room.room);
             seen
         });
-        room.permits.restore(|| room.handed_over.signal());
+        room.permits.restore(&room.room);
         if holder.join().unwrap() != 0 {
             // It found the queue open, and no tag.
-            room.permits.restore(|| room.handed_over.signal());
+            room.permits.restore(&room.room);
         }
         room.assert_one_is_free();
     });
@@ -206,17 +208,92 @@ fn permit_withheld_as_a_queue_is_opened() {
 #[test]
 fn permit_restored_to_one_who_waits() {
     check(Some(3), || {
-        let room = Room::new();
+        let room = Place::new();
         assert!(room.take(true));
-        room.permits
-            .withhold(room.permits.restored(), || room.handed_over.signal());
+        room.permits.withhold(room.permits.restored(), &room.room);
         let patient = spawn(&room, |room| room.use_it(true));
         let openers = spawn(&room, |room| {
-            room.permits.restore(|| room.handed_over.signal());
+            room.permits.restore(&room.room);
         });
-        room.permits.restore(|| room.handed_over.signal());
+        room.permits.restore(&room.room);
         openers.join().unwrap();
         assert!(patient.join().unwrap());
+        room.assert_one_is_free();
+    });
+}
+
+/// What is given to one who waits cannot be had by who gave it and asks for it again.
+#[test]
+fn permit_is_for_who_came_first() {
+    check(Some(3), || {
+        let room = Place::new();
+        assert!(room.take(true));
+        let came = Arc::new(Atomic::new(false));
+        let waits = Arc::clone(&came);
+        let first = spawn(&room, move |room| {
+            let sleep = |place| {
+                waits.store(true, Release);
+                room.room.sleep(place, true)
+            };
+            assert!(room.permits.take(&room.room, sleep).is_ok());
+            room.cell.set(room.cell.get() + 1);
+            room.give();
+        });
+        let was_there = came.load(Acquire);
+        room.give();
+        if room.take(false) {
+            assert!(
+                !was_there || room.cell.get() == 1,
+                "the first one was overtaken"
+            );
+            room.give();
+        }
+        first.join().unwrap();
+        room.assert_one_is_free();
+    });
+}
+
+/// Of three who wait at two places one gives up: the others have their turns.
+#[test]
+fn permits_of_those_who_share_a_place() {
+    check(Some(2), || {
+        let room = Place::new();
+        assert!(room.take(true));
+        let others = [true, true, false].map(|patient| {
+            spawn(&room, move |room| {
+                let used = room.use_it(patient);
+                assert!(used || !patient);
+                u32::from(used)
+            })
+        });
+        room.give();
+        let used: u32 = join(others).iter().sum();
+        assert_eq!(room.cell.get(), used);
+        room.assert_one_is_free();
+    });
+}
+
+/// One who is about to leave when a call for it was decided on, which another one gets who waits at
+/// the same place, can leave: it need not wait for a permit that nobody may ever give.
+#[test]
+fn permit_of_one_who_leaves_in_vain() {
+    check(Some(3), || {
+        let room = Place::new();
+        assert!(room.take(true));
+        let leaves = spawn(&room, |room| room.use_it(false));
+        let other = spawn(&room, |room| {
+            let mut has_it = room.take(false);
+            if !has_it {
+                // The second number behind the first one has its place.
+                has_it = room.take(true);
+            }
+            has_it
+        });
+        room.give();
+        // Nobody gives it back before that.
+        leaves.join().unwrap();
+        assert!(other.join().unwrap());
+        room.give();
         room.assert_one_is_free();
     });
 }

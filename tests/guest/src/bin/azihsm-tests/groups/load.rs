@@ -14,6 +14,7 @@ use anyhow::Result;
 use azihsm_guest::control::KeyKind;
 use azihsm_guest::hsm;
 use azihsm_guest::hsm::Session;
+use azihsm_guest::module;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Child;
 use azihsm_mbor::Operation;
@@ -31,6 +32,8 @@ use nix::unistd::pipe;
 use nix::unistd::read;
 use nix::unistd::write;
 use serde_json::json;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -52,6 +55,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("load/no-completion-is-missed", no_completion_missed).seconds(120),
         Test::new("load/doorbells-are-rung-for-every-command", all_fetched).seconds(120),
         Test::new("load/full-queues-make-callers-wait", full_queues).seconds(120),
+        Test::new("load/those-who-wait-get-their-turn", turns)
+            .takes(4)
+            .seconds(120),
         Test::new("load/signals-lose-no-command", signals).seconds(120),
         Test::new(
             "load/signals-do-not-interrupt-a-slow-command",
@@ -199,6 +205,43 @@ fn full_queues(env: &Env) -> Result<()> {
     ensure!(
         time > Duration::from_millis(200),
         "96 slow commands took {time:?}"
+    );
+    Ok(())
+}
+
+/// Who waits for a slot gets one before those who come later: also before those
+/// who run, for they have just had theirs.
+fn turns(env: &Env) -> Result<()> {
+    const THREADS: usize = 6;
+    /// Each other may be in front once, and be served once more before we are told;
+    /// the rest is for processors that do something else.
+    const OVERTAKEN: u64 = 5 * THREADS as u64;
+
+    module::unload().context("delete_module")?;
+    // One slot for each of two queues.
+    module::load_with(&env.module, c"num_hsm_slots=2").context("finit_module")?;
+    env.control()?.set("hsm_latency_us", &json!(1000))?;
+    let answered = AtomicU64::new(0);
+    let longest = AtomicU64::new(0);
+    let begin = Instant::now();
+    at_once(THREADS, |_| {
+        let device = env.open()?;
+        while begin.elapsed() < Duration::from_secs(2) {
+            let before = answered.load(Ordering::Relaxed);
+            hsm::api_revisions(&device)?;
+            let meanwhile = answered.fetch_add(1, Ordering::Relaxed) - before;
+            longest.fetch_max(meanwhile, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
+    env.control()?.set("hsm_latency_us", &json!(0))?;
+    let (answered, longest) = (answered.into_inner(), longest.into_inner());
+    println!("# {answered} commands, of which one had to wait for {longest} others");
+    env.reload()?;
+    ensure!(answered > 100, "{answered} commands only");
+    ensure!(
+        longest <= OVERTAKEN,
+        "one command waited for {longest} others of {THREADS} threads"
     );
     Ok(())
 }
