@@ -44,7 +44,8 @@ use crate::{
         Class,
         Lost,
         Notify,
-        Pool, //
+        Pool,
+        QueuePair, //
     },
     recovery::{
         Change,
@@ -92,6 +93,9 @@ pub(crate) type CtrlFamily = ForLt!(Ctrl<'_>);
 const FIRST_HSM_VECTOR: u16 = 1;
 /// MSI-X vectors of the AES queues: 16 to 31.
 const FIRST_AES_VECTOR: u16 = 16;
+/// How many admin commands may be under way for a user's to join them. Those that nobody waits for
+/// any more have a slot until they end, and the others are for recovery.
+const MAX_UNDER_WAY: usize = 4;
 /// Vectors that the device can use.
 const MAX_VECTORS: u16 = 32;
 
@@ -629,7 +633,8 @@ impl<'bound> Ctrl<'bound> {
     /// # Errors
     ///
     /// Those of `send`; [`Lost::Refused`] if the device is not [`Condition::Running`],
-    /// [`Lost::Busy`] if the turn does not come in time, [`Lost::Killed`].
+    /// [`Lost::Busy`] if the turn does not come in time, or if too many commands of before are under
+    /// way, [`Lost::Killed`].
     pub(crate) fn administer<R>(
         &self,
         send: impl FnOnce(&admin::Sender<'_>) -> Result<R, admin::Failure>,
@@ -644,7 +649,8 @@ impl<'bound> Ctrl<'bound> {
             Waited::TimedOut => return Err(admin::Failure::Lost(Lost::Busy)),
             Waited::Killed => return Err(admin::Failure::Lost(Lost::Killed)),
         }
-        let result = self.check_running().and_then(|()| {
+        let checked = self.check_running().and_then(|()| self.check_room());
+        let result = checked.and_then(|()| {
             send(&admin::Sender {
                 patience,
                 ..self.sender()
@@ -652,6 +658,15 @@ impl<'bound> Ctrl<'bound> {
         });
         self.administering.signal();
         result
+    }
+
+    /// Fails if too much of the administrative queue is taken.
+    fn check_room(&self) -> Result<(), admin::Failure> {
+        let under_way: usize = self.admin.queues().iter().map(QueuePair::under_way).sum();
+        if under_way >= MAX_UNDER_WAY {
+            return Err(admin::Failure::Lost(Lost::Busy));
+        }
+        Ok(())
     }
 
     fn check_running(&self) -> Result<(), admin::Failure> {

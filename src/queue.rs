@@ -524,9 +524,14 @@ impl<C: Class> QueuePair<C> {
 
     /// Returns how many commands are left to the device for good, until it has stopped.
     pub(crate) fn quarantined(&self) -> usize {
-        if !self.pair.is_deserted() {
-            return 0;
+        match self.pair.is_deserted() {
+            true => self.under_way(),
+            false => 0,
         }
+    }
+
+    /// Returns how many commands have not ended, whether anybody waits for them or not.
+    pub(crate) fn under_way(&self) -> usize {
         let states = self.slots.iter().map(|slot| slot.slot());
         states.filter(|state| state.under_way().is_some()).count()
     }

@@ -119,6 +119,11 @@ pub fn tests() -> Vec<Test> {
         test("recovery-does-not-wait-for-it", in_the_way)
             .may_warn(ODD)
             .takes(4),
+        test("lost-ones-leave-room-for-recovery", left)
+            .may_warn(ODD)
+            .takes(14)
+            .seconds(120)
+            .spoils(),
         test("unbind-takes-everything-away", unbound),
         test("unbind-while-it-waits", unbound_meanwhile).takes(2),
         test("parameter-says-how-many-groups", parameter)
@@ -629,6 +634,43 @@ fn in_the_way(env: &Env) -> Result<()> {
         ensure!(time < RESET, "the reset took {time:?}");
         Ok(())
     })
+}
+
+/// Requests that the device has lost, and nobody waits for, are not so many that recovery
+/// cannot ask whether the device is well.
+fn left(env: &Env) -> Result<()> {
+    let file = open()?;
+    let device = env.open()?;
+    let directory = pci::directory(&env.address()?).join("azihsm");
+    let figure = |name: &str| -> Result<u64> {
+        Ok(fs::read_to_string(directory.join(name))?.trim().parse()?)
+    };
+    let get = || ask(&file, abi::MGMT_IOC_GET_RES_COUNT, 0, 2);
+    env.control()?
+        .inject(json!({ "fault": "drop_command", "class": "admin", "opcode": 0xc4 }))?;
+    for _ in 0..20 {
+        let mut child = Child::run(|| {
+            let _ = get();
+            0
+        })?;
+        thread::sleep(Duration::from_millis(100));
+        child.kill()?;
+        child.wait(RESET)?;
+    }
+    env.control()?.clear_faults()?;
+    env.control()?
+        .inject(json!({ "fault": "drop_command", "class": "hsm", "count": 1 }))?;
+    ensure!(hsm::api_revisions(&device).is_err(), "it was completed");
+    health::wait_serving(env, RESET)?;
+    check_eq!(figure("recovery/resets_unresponsive")?, 0, "resets");
+    check_eq!(figure("global/total_lvl1_aborts")?, 1, "aborts of queues");
+    // All are with the device until it is reset.
+    let (result, status, _) = get();
+    check_eq!((result, status), (Err(Errno::AGAIN), GET_FAILED), "get");
+    device.reset(ResetKind::Controller)?;
+    let (result, ..) = get();
+    check_eq!(result, Ok(0), "get after a reset");
+    Ok(())
 }
 
 fn check_gone(file: &File) -> Result<()> {
