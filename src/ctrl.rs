@@ -175,7 +175,7 @@ pub(crate) struct Ctrl<'bound> {
     flush_refusals: Atomic<u32>,
     // Whether the device did not answer when it was last told to flush one.
     flush_stalled: Atomic<bool>,
-    // Time until the next attempt at a dead controller.
+    // Time until the next attempt at a controller that could not be started.
     retry_in_ms: Atomic<u32>,
     tally: Tally,
     // Has a signal while nobody flushes sessions.

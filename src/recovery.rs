@@ -213,7 +213,7 @@ pub(crate) struct Situation {
     pub(crate) overdue: bool,
     /// The reset that somebody asks for.
     pub(crate) asked: Option<Stop>,
-    /// Whether it is time for another attempt at a dead controller.
+    /// Whether it is time for another attempt at a controller that could not be started.
     pub(crate) retry: bool,
     /// Whether sessions that nobody has are to be flushed.
     pub(crate) sessions: bool,
@@ -249,7 +249,9 @@ impl Situation {
             (Condition::Gone | Condition::Recovering, _) => Action::Nothing,
             (Condition::Absent, Health::Absent) => Action::Nothing,
             (_, Health::Absent) => Action::Leave,
-            (Condition::Absent, _) => reset(Cause::Returned),
+            // Another attempt, if it vanished in one, or was dead before.
+            (Condition::Absent, _) if self.retry => reset(Cause::Returned),
+            (Condition::Absent, _) => Action::Nothing,
             (Condition::Dead, _) if self.retry && self.may_reset => reset(Cause::Retry),
             (Condition::Dead, _) => Action::Nothing,
             (Condition::Running, Health::Fault) => reset(Cause::Fault),
@@ -714,8 +716,9 @@ mod tests {
         ];
         const ABSENT: &[Row] = &[
             (GONE, YN, ANY, YN, YN, YN, Action::Nothing),
-            (THERE, Y, ANY, YN, YN, YN, disable(Cause::Returned)),
-            (THERE, N, ANY, YN, YN, YN, Action::Cut(Cause::Returned)),
+            (THERE, Y, ANY, YN, YN, Y, disable(Cause::Returned)),
+            (THERE, N, ANY, YN, YN, Y, Action::Cut(Cause::Returned)),
+            (THERE, YN, ANY, YN, YN, N, Action::Nothing),
         ];
         const NOTHING: &[Row] = &[(ALL, YN, ANY, YN, YN, YN, Action::Nothing)];
         for (condition, table) in CONDITIONS

@@ -87,6 +87,9 @@ pub(super) struct History {
     deferrals: u32,
     /// How long it will be left alone if it cannot be started now.
     back_off_ms: u32,
+    /// Since when, and for how long, it was to be left alone, if it could not be started and was not
+    /// since.
+    alone: Option<(Instant<Monotonic>, Delta)>,
 }
 
 impl History {
@@ -96,19 +99,34 @@ impl History {
             deferred: None,
             deferrals: 0,
             back_off_ms: FIRST_BACK_OFF_MS,
+            alone: None,
         }
     }
 
     /// Notes a reset. Returns whether it is too soon after the last start to start the device again.
     fn reset(&mut self, cause: Cause, now: Instant<Monotonic>) -> bool {
+        let retry = self.is_retry(cause, now);
         let too_soon = match cause {
-            Cause::Asked | Cause::Retry | Cause::Resumed => false,
+            Cause::Asked | Cause::Resumed => false,
+            _ if retry => false,
             _ => self.started.is_some_and(|started| now - started <= CALM),
         };
-        if !too_soon && cause != Cause::Retry {
+        if !too_soon && !retry {
             self.back_off_ms = FIRST_BACK_OFF_MS;
         }
         too_soon
+    }
+
+    /// Returns whether a reset is another attempt to start a device that could not be started. One
+    /// that is away for longer than it was left alone anyway may be another one when it returns.
+    fn is_retry(&self, cause: Cause, now: Instant<Monotonic>) -> bool {
+        match cause {
+            Cause::Retry => true,
+            Cause::Returned => self
+                .alone
+                .is_some_and(|(since, time)| now - since <= time + CALM),
+            _ => false,
+        }
     }
 
     /// Notes that the device was started by a reset.
@@ -116,12 +134,15 @@ impl History {
         if !cause.is_wanted() {
             self.started = Some(now);
         }
+        self.alone = None;
     }
 
-    /// Returns how long to leave the device alone, in milliseconds; it will be longer the next time.
-    fn back_off(&mut self) -> u32 {
+    /// Returns how long to leave the device alone from now on, in milliseconds; it will be longer the
+    /// next time.
+    fn back_off(&mut self, now: Instant<Monotonic>) -> u32 {
         let ms = self.back_off_ms;
         self.back_off_ms = ms.saturating_mul(2).min(MAX_BACK_OFF_MS);
+        self.alone = Some((now, Delta::from_millis(ms.into())));
         ms
     }
 
@@ -498,6 +519,8 @@ impl Ctrl<'_> {
             Ok(()) => {
                 traced(true);
                 self.history.lock().started(cause, Instant::now());
+                // Whoever had it may have given it back before a back-off was over.
+                self.retry_in_ms.store(0, Relaxed);
                 self.flush_failures.store(0, Relaxed);
                 self.flush_unowned();
                 self.recall();
@@ -520,6 +543,8 @@ impl Ctrl<'_> {
     fn fail(&self, cause: Cause) {
         self.tally.failed();
         if self.registers.health() == Health::Absent {
+            // It may answer again at once, and vanish as soon as it is started.
+            self.back_off();
             return self.leave();
         }
         // It may have started in part.
@@ -536,9 +561,14 @@ impl Ctrl<'_> {
 
     /// Leaves the device dead until the next attempt.
     fn retry_later(&self, cause: Cause) {
-        let back_off = self.history.lock().back_off();
-        self.retry_in_ms.store(back_off, Relaxed);
+        self.back_off();
         self.turn(Change::Failed, Some(cause));
+    }
+
+    /// Has the device left alone for a while.
+    fn back_off(&self) {
+        let ms = self.history.lock().back_off(Instant::now());
+        self.retry_in_ms.store(ms, Relaxed);
     }
 
     /// Changes the condition, unless it is for good, and tells user space that it has. To be called
@@ -720,7 +750,7 @@ mod tests {
         for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
             now = now + Delta::from_secs(1);
             assert!(history.reset(Cause::Fault, now));
-            assert_eq!(history.back_off(), seconds * 1_000);
+            assert_eq!(history.back_off(now), seconds * 1_000);
             now = now + Delta::from_secs(seconds.into());
             assert!(!history.reset(Cause::Retry, now));
             history.started(Cause::Retry, now);
@@ -739,9 +769,10 @@ mod tests {
 
     #[test]
     fn back_off_doubles_to_64_s() {
+        let now = Instant::now();
         let mut history = History::new();
         for seconds in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
-            assert_eq!(history.back_off(), seconds * 1_000);
+            assert_eq!(history.back_off(now), seconds * 1_000);
         }
     }
 
@@ -762,11 +793,57 @@ mod tests {
         for (cause, seconds, back_off_ms) in CASES {
             let mut history = History::new();
             history.started(Cause::Fault, begin);
-            history.back_off();
-            history.back_off();
-            history.reset(cause, begin + Delta::from_secs(seconds));
-            assert_eq!(history.back_off(), back_off_ms);
+            history.back_off(begin);
+            history.back_off(begin);
+            let now = begin + Delta::from_secs(seconds);
+            history.reset(cause, now);
+            assert_eq!(history.back_off(now), back_off_ms);
         }
+    }
+
+    // Documentation/recovery.rst 2: one that vanishes while it is started, and answers again.
+    #[test]
+    fn back_off_grows_while_a_device_vanishes_as_it_is_started() {
+        // How long after the back-off it is found again, and the next back-off, in seconds.
+        const CASES: [(i64, u32); 8] = [
+            (0, 2),
+            (10, 4),
+            (0, 8),
+            // It was away for longer.
+            (11, 1),
+            (1, 2),
+            (600, 1),
+            (10, 2),
+            (0, 4),
+        ];
+        let mut now = Instant::now();
+        let mut history = History::new();
+        assert!(!history.reset(Cause::Returned, now));
+        let mut back_off_ms = history.back_off(now);
+        assert_eq!(back_off_ms, FIRST_BACK_OFF_MS);
+        for (late, seconds) in CASES {
+            now = now + Delta::from_millis(back_off_ms.into()) + Delta::from_secs(late);
+            assert!(!history.reset(Cause::Returned, now));
+            back_off_ms = history.back_off(now);
+            assert_eq!(back_off_ms, seconds * 1_000);
+        }
+    }
+
+    // Once it was started it is a fault like any other.
+    #[test]
+    fn a_start_ends_the_attempts() {
+        let begin = Instant::now();
+        let mut history = History::new();
+        assert!(!history.reset(Cause::Returned, begin));
+        history.back_off(begin);
+        let now = begin + Delta::from_secs(1);
+        assert!(!history.reset(Cause::Returned, now));
+        history.started(Cause::Returned, now);
+        assert!(history.reset(Cause::Returned, now + Delta::from_secs(1)));
+        assert_eq!(history.back_off(now + Delta::from_secs(1)), 2_000);
+        history.started(Cause::Retry, now + Delta::from_secs(3));
+        assert!(!history.reset(Cause::Returned, now + Delta::from_secs(14)));
+        assert_eq!(history.back_off(now + Delta::from_secs(14)), 1_000);
     }
 
     // Documentation/recovery.rst 3.1: at most twice in a row, which ends after two minutes.

@@ -113,6 +113,11 @@ pub enum Action {
     FailEnable,
     /// RDY is set, but the admin queue does not exist.
     DeadAdminQueue,
+    /// RDY is set, but the bus does not answer the next reads of registers: ones are seen.
+    VanishEnabled {
+        /// How many.
+        reads: u32,
+    },
     /// No commands are fetched until the fault is cleared.
     StopFetch,
 }

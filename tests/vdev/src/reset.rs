@@ -187,6 +187,12 @@ impl Model {
                 .insert(0, SubmissionQueue::new(registers.asq, submissions));
         }
         self.bus.counters.enables += 1;
+        if let Some((_, Action::VanishEnabled { reads })) = self
+            .faults
+            .use_up(0, |action| matches!(action, Action::VanishEnabled { .. }))
+        {
+            self.bus.front.lose_reads(reads);
+        }
         self.bus.front.set_ready(true);
         self.notify_engine(ResetKind::Enable);
         self.trace("ready".into());

@@ -110,6 +110,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("recovery/device-that-comes-back", comes_back).takes(5),
         Test::new("recovery/device-that-was-not-reached", not_reached).takes(6),
         Test::new("recovery/idle-device-is-hardly-looked-at", idle_cost).takes(4),
+        Test::new(
+            "recovery/device-that-vanishes-behind-starts",
+            |env: &Env| vanishes(env, &[0, 1, 2, 4]),
+        )
+        .takes(17),
         Test::new("recovery/lost-interrupts-cost-no-timeout", lost_interrupts).takes(2),
         Test::new("recovery/update-of-10-s-loses-nothing", |env: &Env| {
             update(env, &[10_000])
@@ -629,6 +634,43 @@ fn idle_cost(env: &Env) -> Result<()> {
     thread::sleep(Duration::from_secs(SECONDS));
     let reads = counter(env, "mmio_reads")? - before;
     println!("# figure: register reads of an idle device: {reads} in {SECONDS} s");
+/// A device that vanishes as soon as it is started, and answers again, is left alone for
+/// longer each time.
+fn vanishes(env: &Env, back_offs: &[u64]) -> Result<()> {
+    let state = pci::directory(&env.address()?).join("azihsm/state");
+    let mut before = enables(env)?;
+    // Those of the start that fails, of giving up, and one look.
+    inject(env, json!({ "fault": "vanish_enabled", "reads": 4 }))?;
+    inject(env, json!({ "fault": "crash" }))?;
+    let mut began = Instant::now();
+    for &back_off in back_offs {
+        let back_off = Duration::from_secs(back_off);
+        // It is rounded to when the driver looks.
+        let least = back_off.saturating_sub(LOOK);
+        while enables(env)? == before {
+            let alone = began.elapsed();
+            ensure!(alone < BACK + 2 * back_off, "it was not started");
+            if (LOOK..least).contains(&alone) {
+                check_eq!(fs::read_to_string(&state)?.trim(), "absent", "state");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        before += 1;
+        check_eq!(enables(env)?, before, "starts");
+        let alone = began.elapsed();
+        began = Instant::now();
+        figure("device that vanished, to its next start", alone);
+        ensure!(
+            alone >= least,
+            "started after {alone:?} instead of {back_off:?}"
+        );
+    }
+    env.control()?.clear_faults()?;
+    health::wait_serving(env, 3 * RESET)?;
+    check_eq!(enables(env)?, before + 1, "starts");
+    health::check_well(env)
+}
+
     ensure!(
         (1..=5 * SECONDS).contains(&reads),
         "{reads} reads in {SECONDS} s"
