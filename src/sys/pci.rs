@@ -497,6 +497,9 @@ where
     }
 
     extern "C" fn slot_reset_callback(pdev: *mut bindings::pci_dev) -> bindings::pci_ers_result_t {
+        // An error that was none of this device's may make another driver want the bus reset, which
+        // nobody is told of before. Nobody else must touch the device from here on, either way.
+        Self::pause(pdev, Hold::LinkError);
         restore_state(pdev);
         bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
     }

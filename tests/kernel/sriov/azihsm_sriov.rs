@@ -5,6 +5,9 @@
 //!
 //! Virtual functions are bound as well. With `refused=1` what goes with having some fails, as making
 //! a node may; with `assigned=1` they are as those that virtual machines use.
+//!
+//! QEMU's test device is bound, too: a neighbour that wants the bus reset for each error on the way
+//! to it.
 
 use core::marker::PhantomData;
 
@@ -27,6 +30,7 @@ kernel::pci_device_table!(
     [
         (pci::DeviceId::from_id(pci::Vendor::INTEL, 0x10c9), ()),
         (pci::DeviceId::from_id(pci::Vendor::INTEL, 0x10ca), ()),
+        (pci::DeviceId::from_id(pci::Vendor::REDHAT, 0x0005), ()),
     ]
 );
 
@@ -65,7 +69,7 @@ fn as_raw(dev: &pci::Device<Core<'_>>) -> *mut bindings::pci_dev {
     core::ptr::from_ref(dev).cast_mut().cast()
 }
 
-/// Registers a driver with a callback that the kernel crate leaves out.
+/// Registers a driver with callbacks that the kernel crate leaves out.
 struct Adapter(PhantomData<Driver>);
 
 // SAFETY: All of it is as for `pci::Adapter<Driver>`, to which everything is forwarded.
@@ -84,7 +88,10 @@ unsafe impl driver::RegistrationOps for Adapter {
         module: &'static ThisModule,
     ) -> Result {
         // SAFETY: The structure is not registered yet, so nobody else looks at it.
-        unsafe { (*pdrv.get()).sriov_configure = Some(sriov_configure_callback) };
+        unsafe {
+            (*pdrv.get()).sriov_configure = Some(sriov_configure_callback);
+            (*pdrv.get()).err_handler = ERROR_HANDLERS;
+        }
 
         // SAFETY: By the safety requirements of this function.
         unsafe { <pci::Adapter<Driver> as driver::RegistrationOps>::register(pdrv, name, module) }
@@ -117,6 +124,23 @@ extern "C" fn sriov_configure_callback(pdev: *mut bindings::pci_dev, wanted: c_i
         Ok(count) => c_int::from(count),
         Err(error) => error.to_errno(),
     }
+}
+
+const ERROR_HANDLERS: &bindings::pci_error_handlers = &bindings::pci_error_handlers {
+    error_detected: Some(error_detected_callback),
+    slot_reset: Some(slot_reset_callback),
+    ..pin_init::zeroed()
+};
+
+extern "C" fn error_detected_callback(
+    _: *mut bindings::pci_dev,
+    _: bindings::pci_channel_state_t,
+) -> bindings::pci_ers_result_t {
+    bindings::pci_ers_result_PCI_ERS_RESULT_NEED_RESET
+}
+
+extern "C" fn slot_reset_callback(_: *mut bindings::pci_dev) -> bindings::pci_ers_result_t {
+    bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
 }
 
 #[pin_data]

@@ -70,6 +70,9 @@ pub struct Config {
     pub card: bool,
     /// Whether there is a device of QEMU's own that can do SR-IOV.
     pub sriov: bool,
+    /// Whether another function of the first device is QEMU's own test device, whose driver wants
+    /// the bus reset for each error on the way to it.
+    pub neighbour: bool,
     /// Bytes of BAR 0 of each device.
     pub bar0_size: usize,
     /// Memory in MiB.
@@ -96,6 +99,7 @@ impl Default for Config {
             devices: 1,
             card: false,
             sriov: false,
+            neighbour: false,
             bar0_size: 4096,
             memory: 512,
             kunit: false,
@@ -499,7 +503,7 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
             .args(["-serial", "chardev:to-monitor"]);
     }
     for n in 0..config.devices {
-        let device = json!({
+        let mut device = json!({
             "driver": "vfio-user-pci",
             "id": format!("hsm{n}"),
             "bus": format!("rp{n}"),
@@ -507,9 +511,13 @@ fn qemu(files: &Files, config: &Config, dir: &Path) -> Command {
             // A slow answer must not become all ones.
             "x-msg-timeout": 60_000,
         });
-        command
-            .args(["-device", &root_port(n)])
-            .args(["-device", &device.to_string()]);
+        command.args(["-device", &root_port(n)]);
+        if config.neighbour && n == 0 {
+            device["addr"] = json!("0.0");
+            device["multifunction"] = json!(true);
+            command.args(["-device", "pci-testdev,bus=rp0,addr=0.1"]);
+        }
+        command.args(["-device", &device.to_string()]);
     }
     command
 }

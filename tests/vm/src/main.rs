@@ -165,6 +165,9 @@ struct Test {
     /// So many virtual functions of a physical one, instead of devices.
     #[arg(long)]
     card: Option<usize>,
+    /// With a neighbour behind the port of the first device.
+    #[arg(long)]
+    neighbour: bool,
     /// MiB of memory of each machine.
     #[arg(long)]
     memory: Option<usize>,
@@ -303,16 +306,14 @@ impl Test {
             || self.iommu
             || self.vectors.is_some()
             || self.devices.is_some()
-            || self.card.is_some();
+            || self.card.is_some()
+            || self.neighbour;
         if !configured && self.group.is_empty() && self.filter.is_empty() {
             let mut boots = plan::of(self.variant, self.full);
             boots.retain(|boot| {
                 self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name)
             });
-            boots.retain(|boot| {
-                let Config { card, sriov, .. } = boot.config;
-                !card && !sriov || self.common.module_of(boot).is_some()
-            });
+            boots.retain(|boot| self.common.others(boot).is_some());
             return boots;
         }
         let mut config = Config {
@@ -323,6 +324,7 @@ impl Test {
                 .card
                 .map_or(self.devices.unwrap_or(1), |functions| 1 + functions),
             card: self.card.is_some(),
+            neighbour: self.neighbour,
             ..Config::default()
         };
         self.variant.equip(&mut config);
@@ -411,16 +413,23 @@ impl Common {
         })
     }
 
-    /// The module that this boot is for, if it is not that of the driver: where the guest
-    /// finds it, and the file.
-    fn module_of(&self, boot: &Boot) -> Option<(&'static str, &Path)> {
-        let Config { card, sriov, .. } = boot.config;
-        let (name, file) = match (card, sriov) {
-            (true, _) => (PHYSICAL_MODULE, &self.pf_module),
-            (_, true) => (SRIOV_MODULE, &self.sriov_module),
-            _ => return None,
-        };
-        Some((name, file.as_deref()?))
+    /// The modules that this boot needs besides that of the driver: where the guest finds
+    /// them, and the files; none if it cannot be had.
+    fn others(&self, boot: &Boot) -> Option<Vec<(&'static str, &Path)>> {
+        let Config {
+            card,
+            sriov,
+            neighbour,
+            ..
+        } = boot.config;
+        let mut others = Vec::new();
+        if card {
+            others.push((PHYSICAL_MODULE, self.pf_module.as_deref()?));
+        }
+        if sriov || neighbour {
+            others.push((SRIOV_MODULE, self.sriov_module.as_deref()?));
+        }
+        Some(others)
     }
 
     fn timeout(&self) -> Duration {
@@ -530,9 +539,12 @@ impl<'a> Runner<'a> {
     ) -> Result<(Totals, Vec<String>)> {
         let common = self.common;
         let dir = machine::boot_directory(&common.work, name)?;
-        let other = common.module_of(boot);
-        let module = other.map_or(MODULE, |(name, _)| name);
-        let others: Vec<_> = other.into_iter().collect();
+        let others = common.others(boot).unwrap_or_default();
+        let module = match &others[..] {
+            // The one of a neighbour does not take the place of the driver's.
+            [(name, _), ..] if boot.config.card || boot.config.sriov => name,
+            _ => MODULE,
+        };
         let files = common.files(&dir, &boot.command(module), &others)?;
         let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));
         let mut once = || -> Result<_> {

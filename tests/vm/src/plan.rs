@@ -256,15 +256,24 @@ impl Boot {
         boot
     }
 
-    /// Whether it has the module that users have.
+    /// Whether it has the module that users have, and no other.
     fn is_common(&self) -> bool {
-        !self.config.card && !self.config.sriov
+        !self.config.card && !self.config.sriov && !self.config.neighbour
     }
 
     fn sriov() -> Self {
         let mut boot = Self::new("sriov", &[]);
         boot.config.sriov = true;
         boot.instead = Some(Instead::Script(SRIOV));
+        boot
+    }
+
+    /// A physical function that is not the only device behind its port.
+    fn neighbour() -> Self {
+        let mut boot = Self::new("neighbour", &[])
+            .card(0)
+            .only(&["recovery/error-with-a-reset"]);
+        boot.config.neighbour = true;
         boot
     }
 
@@ -381,8 +390,13 @@ impl Boot {
         } else {
             ""
         };
+        let neighbour = if self.config.neighbour {
+            "/bin/busybox insmod /lib/azihsm_sriov.ko || exit 1\nexport AZIHSM_NEIGHBOUR=1\n"
+        } else {
+            ""
+        };
         let mut command = format!(
-            "{card}exec /bin/azihsm-tests --module {module} --vectors {vectors} --devices {devices} \
+            "{card}{neighbour}exec /bin/azihsm-tests --module {module} --vectors {vectors} --devices {devices} \
              --part {part} --parts {parts}"
         );
         // Writing to a string does not fail.
@@ -481,6 +495,7 @@ fn everyday() -> Vec<Boot> {
             .only(TWO_DEVICES),
         Boot::new("card", &["mgmt", "vfs"]).card(8),
         Boot::sriov(),
+        Boot::neighbour(),
         Boot::fuzz(10, Some(1)),
         Boot::odd_bar(),
     ]
@@ -535,6 +550,7 @@ fn full() -> Vec<Boot> {
         Boot::new("soak", &["soak"]).long(),
         Boot::new("card", &["mgmt", "vfs"]).card(8).long(),
         Boot::sriov(),
+        Boot::neighbour(),
         Boot::fuzz(60, Some(1)),
         Boot::odd_bar(),
     ]

@@ -68,6 +68,11 @@ impl Env {
         std::env::var_os(CARD).is_some()
     }
 
+    /// Whether the first device has a neighbour behind its port.
+    fn has_neighbour() -> bool {
+        std::env::var_os("AZIHSM_NEIGHBOUR").is_some()
+    }
+
     /// Opens the first device.
     pub fn open(&self) -> Result<Device> {
         self.open_node(self.number)
@@ -193,6 +198,7 @@ pub struct Test {
     timeout: Duration,
     devices: usize,
     card: bool,
+    neighbour: bool,
     traces: bool,
     messages: &'static [&'static str],
     spoils: bool,
@@ -209,6 +215,7 @@ impl Test {
             timeout: TIMEOUT,
             devices: 1,
             card: false,
+            neighbour: false,
             traces: false,
             messages: &[],
             spoils: false,
@@ -245,6 +252,12 @@ impl Test {
     pub fn card(mut self, functions: usize) -> Self {
         self.card = true;
         self.devices = 1 + functions;
+        self
+    }
+
+    /// It needs a neighbour behind the same port that wants resets.
+    pub fn neighbour(mut self) -> Self {
+        self.neighbour = true;
         self
     }
 
@@ -288,6 +301,7 @@ impl Test {
     pub fn applies_to(&self, env: &Env) -> bool {
         self.devices <= env.devices
             && (!self.card || Env::is_card())
+            && (!self.neighbour || Env::has_neighbour())
             && (!self.traces || trace::is_possible())
     }
 

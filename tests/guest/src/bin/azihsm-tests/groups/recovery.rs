@@ -45,6 +45,7 @@ use nix::unistd::pipe;
 use nix::unistd::Pid;
 use serde_json::json;
 use serde_json::Value;
+use std::ffi::CStr;
 use std::fs;
 use std::fs::File;
 use std::io::Read;
@@ -109,12 +110,12 @@ pub fn tests() -> Vec<Test> {
         Test::new("recovery/removal-ends-64-waiters", removal).takes(4),
         Test::new("recovery/device-that-comes-back", comes_back).takes(5),
         Test::new("recovery/device-that-was-not-reached", not_reached).takes(6),
-        Test::new("recovery/idle-device-is-hardly-looked-at", idle_cost).takes(4),
         Test::new(
             "recovery/device-that-vanishes-behind-starts",
             |env: &Env| vanishes(env, &[0, 1, 2, 4]),
         )
         .takes(17),
+        Test::new("recovery/idle-device-is-hardly-looked-at", idle_cost).takes(4),
         Test::new("recovery/lost-interrupts-cost-no-timeout", lost_interrupts).takes(2),
         Test::new("recovery/update-of-10-s-loses-nothing", |env: &Env| {
             update(env, &[10_000])
@@ -162,6 +163,18 @@ pub fn tests() -> Vec<Test> {
         Test::new("recovery/interrupts-without-work", spurious).takes(2),
         Test::new("recovery/fatal-error-of-the-link", fatal_error).takes(8),
         Test::new("recovery/other-error-of-the-link", other_error).takes(4),
+        Test::new(
+            "recovery/error-with-a-reset-for-a-neighbour",
+            |env: &Env| error_of_neighbour(env, c""),
+        )
+        .neighbour()
+        .takes(4),
+        Test::new(
+            "recovery/error-with-a-reset-of-what-may-not-be",
+            |env: &Env| error_of_neighbour(env, c"pf_lvl2_abort_enabled=0"),
+        )
+        .neighbour()
+        .takes(4),
         Test::new("recovery/image-for-hibernation", image).takes(12),
         Test::new("recovery/result-during-abort-counts", result_during_abort)
             .takes(12)
@@ -621,19 +634,6 @@ fn not_reached(env: &Env) -> Result<()> {
     held.check_same_soon()
 }
 
-fn counter(env: &Env, name: &str) -> Result<u64> {
-    let counters = env.control()?.counters()?;
-    counters[name].as_u64().context("no counter")
-}
-
-/// The health monitor costs next to nothing.
-fn idle_cost(env: &Env) -> Result<()> {
-    const SECONDS: u64 = 3;
-    health::wait_serving(env, RESET)?;
-    let before = counter(env, "mmio_reads")?;
-    thread::sleep(Duration::from_secs(SECONDS));
-    let reads = counter(env, "mmio_reads")? - before;
-    println!("# figure: register reads of an idle device: {reads} in {SECONDS} s");
 /// A device that vanishes as soon as it is started, and answers again, is left alone for
 /// longer each time.
 fn vanishes(env: &Env, back_offs: &[u64]) -> Result<()> {
@@ -671,6 +671,19 @@ fn vanishes(env: &Env, back_offs: &[u64]) -> Result<()> {
     health::check_well(env)
 }
 
+fn counter(env: &Env, name: &str) -> Result<u64> {
+    let counters = env.control()?.counters()?;
+    counters[name].as_u64().context("no counter")
+}
+
+/// The health monitor costs next to nothing.
+fn idle_cost(env: &Env) -> Result<()> {
+    const SECONDS: u64 = 3;
+    health::wait_serving(env, RESET)?;
+    let before = counter(env, "mmio_reads")?;
+    thread::sleep(Duration::from_secs(SECONDS));
+    let reads = counter(env, "mmio_reads")? - before;
+    println!("# figure: register reads of an idle device: {reads} in {SECONDS} s");
     ensure!(
         (1..=5 * SECONDS).contains(&reads),
         "{reads} reads in {SECONDS} s"
@@ -1032,14 +1045,8 @@ fn fatal_error(env: &Env) -> Result<()> {
     held.check_same_soon()
 }
 
-/// An error that has harmed one transfer at most is none of the device's.
-fn other_error(env: &Env) -> Result<()> {
-    let held = Held::measure()?;
-    let mut log = KernelLog::end()?;
-    let crowd = Crowd::start(env, Plan::MIXED)?;
-    crowd.wait_busy()?;
-    let before = enables(env)?;
-    link_error(env, "COMP_TIME")?;
+/// Waits until the kernel is done with an error of a link.
+fn wait_recovered(log: &mut KernelLog) -> Result<()> {
     let begin = Instant::now();
     while !log
         .read()?
@@ -1049,10 +1056,49 @@ fn other_error(env: &Env) -> Result<()> {
         ensure!(begin.elapsed() < 4 * RESET, "nothing was said of the error");
         thread::sleep(Duration::from_millis(20));
     }
+    Ok(())
+}
+
+/// An error that has harmed one transfer at most is none of the device's.
+fn other_error(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let mut log = KernelLog::end()?;
+    let crowd = Crowd::start(env, Plan::MIXED)?;
+    crowd.wait_busy()?;
+    let before = enables(env)?;
+    link_error(env, "COMP_TIME")?;
+    wait_recovered(&mut log)?;
     crowd.wait_answers(20, BACK)?;
     let tally = crowd.stop(env, BACK)?;
     tally.check(|_, outcome| outcome == Outcome::Done)?;
     check_eq!(enables(env)?, before, "starts");
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// An error like that, but for a neighbour the bus is reset, and with it the device, which
+/// is told when that is done.
+fn error_of_neighbour(env: &Env, parameters: &CStr) -> Result<()> {
+    module::unload().context("delete_module")?;
+    module::load_with(&env.module, parameters)?;
+    let held = Held::measure()?;
+    let address = env.address()?;
+    let figure = |name: &str| -> Result<String> {
+        let path = pci::directory(&address).join("azihsm").join(name);
+        Ok(fs::read_to_string(path)?.trim().to_owned())
+    };
+    let mut log = KernelLog::end()?;
+    let device = env.open()?;
+    let session = hsm::open_session(&device)?;
+    let before = counter(env, "bus_resets")?;
+    link_error(env, "COMP_TIME")?;
+    wait_recovered(&mut log)?;
+    check_eq!(counter(env, "bus_resets")?, before + 1, "bus resets");
+    check_eq!(figure("state")?, "running", "state");
+    check_eq!(figure("recovery/resets_resumed")?, "1", "resets");
+    health::wait_serving(env, RESET)?;
+    check_forgotten(&device, session.id)?;
+    drop(device);
     health::check_well(env)?;
     held.check_same_soon()
 }
