@@ -276,6 +276,20 @@ fn enables_that_fail() {
 }
 
 #[test]
+fn ones_are_read_behind_an_enable() {
+    let mut bench = Bench::new();
+    bench.inject(r#"{"fault":"vanish_enabled","reads":2,"count":1}"#);
+    bench.start_enable();
+    bench.step();
+    for status in [u32::MAX, u32::MAX, 1] {
+        assert_eq!(bench.read32(CSTS), status);
+    }
+    bench.disable();
+    bench.enable();
+    bench.assert_clean();
+}
+
+#[test]
 fn stop_fetch() {
     let mut bench = Bench::running();
     bench.inject(r#"{"fault":"stop_fetch","queue":1}"#);
