@@ -11,6 +11,7 @@ pub mod module;
 pub mod monitor;
 pub mod pci;
 pub mod reference;
+pub mod served;
 pub mod sys;
 pub mod trace;
 pub mod vectors;
