@@ -121,6 +121,16 @@ impl Data {
         }
     }
 
+    /// Notes that the caller is told of the result, which must not be lost. Dropping the data may
+    /// take long from then on ([`UserMemory::keep_written`]).
+    ///
+    /// [`UserMemory::keep_written`]: crate::sys::pin::UserMemory::keep_written
+    fn keep_result(&mut self) {
+        if let Self::InPlace(InPlace { dst, .. }) = self {
+            dst.keep_written();
+        }
+    }
+
     /// Copies or pins what `request` needs, if that is too large for a slot.
     ///
     /// # Errors
@@ -213,7 +223,8 @@ impl<'a> Command<'a> {
     }
 
     /// Sends the command and waits for its completion. When that has come the device is done with
-    /// `data`, which is returned.
+    /// `data`, which is returned in front of the command: dropping it may take long, and the slot
+    /// is to be free before.
     ///
     /// # Errors
     ///
@@ -223,18 +234,19 @@ impl<'a> Command<'a> {
         session: Token,
         data: Data,
         patience: Patience,
-    ) -> Result<(Self, Completion, Data), Lost> {
+    ) -> Result<(Data, Completion, Self), Lost> {
         let sqe = self.sqe(&data);
         let held = Held { session, data };
 
         // Even a failed command may have written (6.6.4).
         self.owned.soil_response(self.bounced_len());
-        let (owned, cqe, held) = self.owned.run(sqe, held, patience)?;
+        let (owned, cqe, mut held) = self.owned.run(sqe, held, patience)?;
         let completion = Completion::from(&cqe);
         if completion.status == STATUS_QUEUE_DELETED {
             return Err(Lost::Halted);
         }
-        Ok((Self { owned, ..self }, completion, held.data))
+        held.data.keep_result();
+        Ok((held.data, completion, Self { owned, ..self }))
     }
 
     /// Returns whether a successful completion says that all data was processed.

@@ -595,7 +595,7 @@ impl File {
         let owned = ctrl.aes().take(ctrl.doorbells(), patience)?;
         let mut command = aes::Command::new(owned, request, &data);
         command.fill(src).map_err(no_memory)?;
-        let (command, completion, data) = command.run(token, data, patience)?;
+        let (data, completion, command) = command.run(token, data, patience)?;
 
         let out = &mut cmd.out;
         if completion.status != 0 {

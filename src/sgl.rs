@@ -26,7 +26,8 @@ pub(crate) use sgl::Sgl;
 
 /// User memory that the device accesses in place, with the list that describes it.
 ///
-/// Dropping it may sleep; the device must be done with it.
+/// Dropping it may sleep, and after [`Scattered::keep_written`] for long; the device must be done
+/// with it.
 pub(crate) struct Scattered {
     // Whether these are dropped before or after the memory does not matter: the device uses both
     // or neither.
@@ -69,6 +70,11 @@ impl Scattered {
             |index| segment(index).map(Buffer::dma_address),
             |index, offset, sgl| segment(index)?.write(offset, sgl.as_bytes()),
         )
+    }
+
+    /// See [`UserMemory::keep_written`].
+    pub(crate) fn keep_written(&mut self) {
+        self.memory.keep_written();
     }
 
     /// Returns how many bytes the memory and its list are, in pages.

@@ -28,7 +28,7 @@ static_assert!(PAGE_SIZE >= SZ_4K);
 
 /// A range of user memory, pinned and mapped for a device.
 ///
-/// Dropping it may sleep.
+/// Dropping it may sleep, and after [`UserMemory::keep_written`] for long.
 ///
 /// # Invariants
 ///
@@ -42,6 +42,8 @@ pub(crate) struct UserMemory {
     pinned: usize,
     table: bindings::sg_table,
     is_mapped: bool,
+    /// See [`UserMemory::keep_written`].
+    is_kept: bool,
 }
 
 // SAFETY: Pages may be unpinned, and tables unmapped and freed, by any task.
@@ -80,6 +82,7 @@ impl UserMemory {
             pinned: 0,
             table: pin_init::zeroed(),
             is_mapped: false,
+            is_kept: false,
         };
         this.pin(address - offset)?;
 
@@ -148,6 +151,16 @@ impl UserMemory {
         core::ptr::from_ref::<Device>(&self.dev).cast_mut().cast()
     }
 
+    /// Has pages marked dirty as they are released, so that what the device wrote to those of files
+    /// is written back, and to others not lost when they are swapped out.
+    ///
+    /// That takes the lock of a page that is clean, uninterruptibly. Who serves a file system in
+    /// user space can have it held for ever: only who told the device to write there may wait for
+    /// that. What nobody is told of may as well be lost (Documentation/architecture.rst 2.7).
+    pub(crate) fn keep_written(&mut self) {
+        self.is_kept = !matches!(self.direction, DataDirection::ToDevice);
+    }
+
     /// Returns how many bytes the pages are that are pinned.
     pub(crate) fn pinned_bytes(&self) -> usize {
         self.pinned.saturating_mul(PAGE_SIZE)
@@ -191,10 +204,13 @@ impl Drop for UserMemory {
         // SAFETY: By the type invariants; an empty table may be freed, too.
         unsafe { bindings::sg_free_table(&mut self.table) };
 
-        let written = !matches!(self.direction, DataDirection::ToDevice);
         // SAFETY: By the type invariants.
         unsafe {
-            bindings::unpin_user_pages_dirty_lock(self.pages.as_mut_ptr(), self.pinned, written)
+            bindings::unpin_user_pages_dirty_lock(
+                self.pages.as_mut_ptr(),
+                self.pinned,
+                self.is_kept,
+            )
         };
     }
 }

@@ -8,6 +8,7 @@ use super::COPIED;
 use super::GCM_KEY;
 use crate::check_eq;
 use crate::runner::Env;
+use crate::runner::Skip;
 use crate::runner::Test;
 use crate::scene::AesScene;
 use crate::scene::STALE;
@@ -15,7 +16,10 @@ use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use azihsm_guest::hsm;
+use azihsm_guest::module;
 use azihsm_guest::reference;
+use azihsm_guest::served::ServedFile;
 use azihsm_guest::sys;
 use azihsm_guest::sys::Access;
 use azihsm_guest::sys::Child;
@@ -25,6 +29,7 @@ use azihsm_guest::vmstat;
 use azihsm_uapi::abi;
 use azihsm_uapi::abi::ext;
 use azihsm_uapi::Errno;
+use azihsm_uapi::ResetKind;
 use nix::mount::mount;
 use nix::mount::umount2;
 use nix::mount::MntFlags;
@@ -84,6 +89,22 @@ pub fn tests() -> Vec<Test> {
             killed_meanwhile,
         )
         .takes(2),
+        Test::new(
+            "aes/killed-with-a-locked-page-holds-nobody-up",
+            |env: &Env| locked_page(env, "delay"),
+        )
+        .takes(5),
+        Test::new(
+            "aes/killed-with-a-locked-page-holds-no-reset-up",
+            |env: &Env| locked_page(env, "drop_command"),
+        )
+        .takes(2),
+        Test::new(
+            "aes/callers-with-a-locked-page-hold-no-slots",
+            locked_page_of_many,
+        )
+        .takes(5),
+        Test::new("aes/result-in-a-file-is-written-back", written_back).takes(2),
     ]
 }
 
@@ -676,5 +697,185 @@ fn killed_meanwhile(env: &Env) -> Result<()> {
     while !env.control()?.sessions()?.is_empty() {
         ensure!(start.elapsed() < SOON, "sessions are left");
     }
+    Ok(())
+}
+
+/// A file that this test serves.
+fn served_file() -> Result<ServedFile> {
+    let file = ServedFile::new(Path::new("/tmp/served"))?;
+    file.ok_or(Skip("the kernel has no FUSE").into())
+}
+
+/// Runs `body` in a child until the device has `count` more AES commands.  It is given what it calls
+/// when it needs the line to the device no more.
+fn sender(
+    env: &Env,
+    count: u64,
+    body: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>,
+) -> Result<Child> {
+    let before = env.control()?.aes_commands()?;
+    let (reader, writer) = pipe()?;
+    let (mut reader, writer) = (File::from(reader), File::from(writer));
+    let child = Child::run(move || {
+        let result = body(&|| Ok((&writer).write_all(&[0])?));
+        if let Err(error) = &result {
+            eprintln!("child: {error:#}");
+        }
+        i32::from(result.is_err())
+    })?;
+    reader.read_exact(&mut [0]).context("child")?;
+    let start = Instant::now();
+    while env.control()?.aes_commands()? < before + count {
+        ensure!(start.elapsed() < SOON, "the commands are not sent");
+    }
+    Ok(child)
+}
+
+/// Waits until the device has no command.
+fn wait_idle(env: &Env) -> Result<()> {
+    let start = Instant::now();
+    while env.control()?.state()?["commands_in_flight"] != 0 {
+        ensure!(start.elapsed() < 2 * SOON, "the commands do not end");
+    }
+    // And the driver knows.
+    thread::sleep(Duration::from_millis(100));
+    Ok(())
+}
+
+/// A child that resets the device, and uses it, when it is told to.
+///
+/// To be made before there is a file that it would inherit: it may not be able to end then.
+struct Other {
+    child: Child,
+    go: File,
+}
+
+impl Other {
+    fn new(env: &Env) -> Result<Self> {
+        let (reader, writer) = pipe()?;
+        let (mut reader, go) = (File::from(reader), File::from(writer));
+        let child = Child::run(|| {
+            let mut work = || -> Result<()> {
+                reader.read_exact(&mut [0])?;
+                let device = env.open()?;
+                device.reset(ResetKind::Controller)?;
+                hsm::api_revisions(&device)?;
+                Fixture::new(env)?.check_gcm(&[], &text(IN_PLACE))
+            };
+            let result = work();
+            if let Err(error) = &result {
+                eprintln!("other: {error:#}");
+            }
+            i32::from(result.is_err())
+        })?;
+        Ok(Self { child, go })
+    }
+
+    fn check_served(mut self) -> Result<()> {
+        self.go.write_all(&[0])?;
+        check_eq!(self.child.wait(2 * SOON)?, Some(0), "somebody else's reset");
+        Ok(())
+    }
+}
+
+/// What the device was to write is in a page whose lock somebody has, and keeps: of a process that
+/// was killed, so that it is the driver that releases it, when the command ends, or a reset ends it.
+fn locked_page(env: &Env, fault: &str) -> Result<()> {
+    let none = vmstat::pinned_pages()?;
+    let other = Other::new(env)?;
+    let served = served_file()?;
+    let mut child = sender(env, 1, |ready| {
+        let fixture = Fixture::new(env)?;
+        let mut scene = fixture.gcm(&text(2 << 20))?;
+        scene.dst.replace_page(1, served.file())?;
+        let mut fault = json!({ "fault": fault, "class": "aes", "count": 1 });
+        if fault["fault"] == "delay" {
+            fault["ms"] = json!(3000);
+        }
+        env.control()?.inject(fault)?;
+        ready()?;
+        scene.send_well(&fixture.device)
+    })?;
+    child.kill()?;
+    check_eq!(child.wait(SOON)?, Some(-9), "killed process");
+    served.lock_page()?;
+    let held = vmstat::pinned_pages()? - none;
+    check_eq!(held, 2 * (2 << 20) / PAGE as i64, "pages held");
+    if fault == "delay" {
+        wait_idle(env)?;
+    }
+    other.check_served()?;
+    check_eq!(vmstat::pinned_pages()?, none, "pages held afterwards");
+    Ok(())
+}
+
+/// As many callers as there are slots wait for the lock of a page, without the slots.
+fn locked_page_of_many(env: &Env) -> Result<()> {
+    let other = Other::new(env)?;
+    let served = served_file()?;
+    module::unload().context("delete_module")?;
+    module::load_with(&env.module, c"num_aes_slots=2")?;
+    let queues = env.control()?.submission_queues("aes")?;
+    let slots: usize = queues.iter().map(|(_, _, entries, _)| entries - 1).sum();
+    let mut child = sender(env, slots as u64, |ready| {
+        let fixture = Fixture::new(env)?;
+        let (src, dst) = (
+            Memory::new(IN_PLACE / PAGE + 1)?,
+            Memory::new(IN_PLACE / PAGE + 1)?,
+        );
+        dst.replace_page(1, served.file())?;
+        env.control()?.inject(json!({
+            "fault": "delay", "class": "aes", "count": slots, "ms": 3000,
+        }))?;
+        let scenes = (0..slots).map(|_| fixture.gcm(&[]));
+        let scenes = scenes.collect::<Result<Vec<_>>>()?;
+        ready()?;
+        let send = |mut scene: AesScene| {
+            scene.cmd.input.src = src.address(0);
+            scene.cmd.input.dst = dst.address(0);
+            scene.cmd.input.src_len = IN_PLACE as u32;
+            scene.cmd.input.dst_len = IN_PLACE as u32;
+            scene.send_well(&fixture.device)
+        };
+        thread::scope(|scope| {
+            let senders: Vec<_> = scenes
+                .into_iter()
+                .map(|scene| scope.spawn(move || send(scene)))
+                .collect();
+            let mut senders = senders.into_iter();
+            senders.try_for_each(|sender| sender.join().expect("does not panic"))
+        })
+    })?;
+    served.lock_page()?;
+    wait_idle(env)?;
+    check_eq!(child.wait(Duration::ZERO)?, None, "those who wait");
+    other.check_served()?;
+    drop(served);
+    check_eq!(child.wait(SOON)?, Some(0), "those who waited");
+    Ok(())
+}
+
+/// A page may have been written back before the device writes to it, and is written back again.
+fn written_back(env: &Env) -> Result<()> {
+    let served = served_file()?;
+    let fixture = Fixture::new(env)?;
+    let (mut scene, sealed) = encryption(&fixture, &text(2 << 20))?;
+    scene.dst.replace_page(1, served.file())?;
+    scene.dst.fill(PAGE, PAGE, STALE);
+    let device = &fixture.device;
+    during(
+        env,
+        || scene.send_well(device),
+        || {
+            served.file().sync_data()?;
+            ensure!(served.content()? == [STALE; PAGE], "not written back");
+            Ok(())
+        },
+    )?;
+    served.file().sync_data()?;
+    ensure!(
+        served.content()? == sealed[PAGE..2 * PAGE],
+        "the result is not written back"
+    );
     Ok(())
 }
