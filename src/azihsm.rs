@@ -75,7 +75,7 @@ module! {
     params: {
         abort_timeout_in_sec: i32 {
             default: 6,
-            description: "Seconds after which a command is given up (6 to 86400)",
+            description: "Seconds that a command may take before the device is asked about it (6 to 86400)",
         },
         pf_lvl2_abort_enabled: bool {
             default: true,

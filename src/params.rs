@@ -24,7 +24,7 @@ const MAX_BOUNCE_BUFFERS: usize = 1024;
 /// Most resource groups that a physical function gives itself.
 const MAX_PHYSICAL_GROUPS: u8 = 64;
 
-/// Shortest time, in seconds, after which a command is given up.
+/// Shortest time, in seconds, that a command may take before the device is asked about it.
 const MIN_COMMAND_TIMEOUT_SECS: i64 = 6;
 
 /// Longest time, in microseconds, for which a processor is kept busy looking for a completion.
