@@ -9,14 +9,13 @@
 use core::fmt::Write;
 
 use kernel::{
-    debugfs,
-    debugfs::Dir,
     device::{
         Bound,
         Device, //
     },
-    fmt,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     str::{
         CString,
         Formatter, //
@@ -37,6 +36,7 @@ use crate::{
     recovery::Cause,
     regs::QueueId,
     sys::{
+        debugfs,
         gate::Gate,
         sysfs::{
             Directory,
@@ -159,23 +159,22 @@ struct Latency {
     id: QueueId,
 }
 
-impl debugfs::Writer for Latency {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl debugfs::Show for Latency {
+    fn show(&self, to: &SeqFile) {
         // What is not there any more has nothing to say.
         let histogram = self.gate.with(|ctrl| ctrl.histogram(self.id).ok_or(ENODEV));
         for (index, count) in histogram.unwrap_or([0; BUCKETS]).iter().enumerate() {
             if *count != 0 {
-                f.write_fmt(fmt!("{} {count}\n", bucket_start(index)))?;
+                seq_print!(to, "{} {count}\n", bucket_start(index));
             }
         }
-        Ok(())
     }
 }
 
 /// All that is shown of a function, for as long as it is kept.
 pub(crate) struct Stats {
     _sysfs: Directory<Content>,
-    _debugfs: KVec<Pin<KBox<debugfs::File<Latency>>>>,
+    _debugfs: Option<debugfs::Directory<Latency>>,
 }
 
 impl Stats {
@@ -192,10 +191,9 @@ impl Stats {
     ) -> Result<Self> {
         Ok(Self {
             _sysfs: sysfs(ctrl.device(), ctrl.queue_ids(), gate)?,
-            _debugfs: match name {
-                Some(name) => debugfs(ctrl.queue_ids(), gate, name)?,
-                None => KVec::new(),
-            },
+            _debugfs: name
+                .map(|name| debugfs(ctrl.queue_ids(), gate, name))
+                .transpose()?,
         })
     }
 }
@@ -248,21 +246,11 @@ fn debugfs(
     queues: impl Iterator<Item = QueueId>,
     gate: &Arc<Gate<CtrlFamily>>,
     name: &CStr,
-) -> Result<KVec<Pin<KBox<debugfs::File<Latency>>>>> {
-    // Each file keeps the directory.
-    let directory = Dir::new(name).subdir(c"latency");
+) -> Result<debugfs::Directory<Latency>> {
     let mut files = KVec::new();
     for id in queues {
-        let content = Latency {
-            gate: gate.clone(),
-            id,
-        };
-        let name = queue_name(id)?;
-        let file = KBox::pin_init(
-            directory.read_only_file(&name, Ok::<_, Error>(content)),
-            GFP_KERNEL,
-        )?;
-        files.push(file, GFP_KERNEL)?;
+        let gate = gate.clone();
+        files.push((queue_name(id)?, Latency { gate, id }), GFP_KERNEL)?;
     }
-    Ok(files)
+    Ok(debugfs::Directory::new(name, c"latency", files))
 }

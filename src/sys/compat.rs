@@ -119,6 +119,11 @@ mod newest {
         attribute.__bindgen_anon_1.show = show;
     }
 
+    /// Returns what the kernel knows this module by, which is null if it is built in.
+    pub(crate) const fn this_module() -> *mut bindings::module {
+        kernel::module::this_module::<crate::LocalModule>().as_ptr()
+    }
+
     /// Keeps the module while a file is open on the node.
     pub(crate) fn keep_module(_: &mut bindings::miscdevice) {
         // The kernel crate has seen to it.
@@ -517,6 +522,11 @@ mod linux_7_2 {
         attribute.show = show;
     }
 
+    /// Returns what the kernel knows this module by, which is null if it is built in.
+    pub(crate) const fn this_module() -> *mut bindings::module {
+        crate::THIS_MODULE.as_ptr()
+    }
+
     /// Keeps the module while a file is open on the node.
     ///
     /// The kernel crate leaves the owner of the operations out, so they are copied, to where they
@@ -527,7 +537,7 @@ mod linux_7_2 {
 
         // SAFETY: They are those of the kernel crate, which are there forever.
         let mut operations = unsafe { misc.fops.read() };
-        operations.owner = crate::THIS_MODULE.as_ptr();
+        operations.owner = this_module();
         for place in &OPERATIONS {
             place.populate(Operations(operations));
             let Operations(kept) = loop {

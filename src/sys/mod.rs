@@ -9,6 +9,7 @@
 pub(crate) mod clock;
 pub(crate) mod compat;
 pub(crate) mod completion;
+pub(crate) mod debugfs;
 pub(crate) mod dma;
 pub(crate) mod figure;
 pub(crate) mod gate;

@@ -136,6 +136,7 @@ pub fn tests() -> Vec<Test> {
             .takes(3)
             .may_warn(ODD),
         Test::new("stats/open-file-of-unbound-device-enodev", unbound),
+        Test::new("stats/open-histogram-keeps-the-module", keeps_module),
         Test::new("stats/readers-while-binding-under-load", readers)
             .takes(8)
             .seconds(180),
@@ -467,7 +468,8 @@ fn times(env: &Env) -> Result<()> {
     env.control()?.clear_faults()
 }
 
-fn histogram_of(queue: &str) -> Result<Vec<(u64, u64)>> {
+/// Returns where the histogram of a queue is, in debugfs.
+fn path_of_histogram(queue: &str) -> Result<PathBuf> {
     const DEBUGFS: &str = "/sys/kernel/debug";
     match mount(
         Some("debugfs"),
@@ -479,7 +481,11 @@ fn histogram_of(queue: &str) -> Result<Vec<(u64, u64)>> {
         Ok(()) | Err(Errno::EBUSY) => {}
         Err(error) => return Err(error).context(DEBUGFS),
     }
-    let text = fs::read_to_string(format!("{DEBUGFS}/azihsm0/latency/{queue}"))?;
+    Ok(format!("{DEBUGFS}/azihsm0/latency/{queue}").into())
+}
+
+fn histogram_of(queue: &str) -> Result<Vec<(u64, u64)>> {
+    let text = fs::read_to_string(path_of_histogram(queue)?)?;
     text.lines()
         .map(|line| {
             let (start, count) = line.split_once(' ').context("no space")?;
@@ -912,6 +918,26 @@ fn unbound(env: &Env) -> Result<()> {
         check_eq!(errno, Some(libc::ENODEV), "reading, bound again: {bound}");
     }
     Ok(())
+}
+
+/// What is called when the file is closed is in the module.
+fn keeps_module(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    let mut file = File::open(path_of_histogram("cp_sq1")?)?;
+    file.read_to_string(&mut String::new())?;
+    pci::unbind(&address)?;
+    let error = file.read_at(&mut [0; 64], 0).err();
+    let errno = error.and_then(|error| error.raw_os_error());
+    check_eq!(errno, Some(libc::EIO), "reading, unbound");
+    check_eq!(
+        module::unload(),
+        Err(Errno::EAGAIN),
+        "unloading while it is open"
+    );
+    drop(file);
+    module::unload().context("unloading when it is closed")?;
+    module::load(&env.module)?;
+    health::check_well(env)
 }
 
 /// Reads whatever there is, until `stop`; returns how often.
