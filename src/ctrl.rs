@@ -286,7 +286,7 @@ impl<'bound> Ctrl<'bound> {
         // Whoever had the device before may have left it running. It must not get at memory
         // again, with what it knows of that, before it has stopped.
         self.registers
-            .stop(Stop::Disable)
+            .stop(Stop::Disable, || self.is_bound())
             .and_then(|()| {
                 self.enabled.set_master();
                 self.registers
@@ -476,17 +476,19 @@ impl<'bound> Ctrl<'bound> {
         evict(&self.admin);
     }
 
-    /// Silences all queues, stops the device, and ends what is under way. If it does not stop it is
-    /// cut off from memory, and what is under way stays so, with nobody waiting.
+    /// Silences all queues, stops the device, and ends what is under way. If it does not stop, or
+    /// not while that is `wanted`, it is cut off from memory, and what is under way stays so, with
+    /// nobody waiting.
     ///
     /// # Errors
     ///
     /// Those of [`Registers::stop`].
-    fn shut(&self, how: Stop) -> Result {
+    fn shut(&self, how: Stop, wanted: impl Fn() -> bool) -> Result {
         self.silence();
-        let stopped = self.registers.stop(how).inspect_err(|error| {
-            // One that is gone needs no mention, but may come back.
-            if *error != ENODEV {
+        let stopped = self.registers.stop(how, wanted).inspect_err(|error| {
+            // One that is gone needs no mention, but may come back; one that is not waited for is
+            // stopped again by who unbinds the driver.
+            if *error != ENODEV && *error != EINTR {
                 let dev = self.dev();
                 dev_err!(
                     dev,

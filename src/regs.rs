@@ -315,19 +315,20 @@ impl<W: Window> RegistersOf<W> {
         Ok(self.capabilities()?.ready_timeout())
     }
 
-    /// Waits until the controller is ready, or until it is not.
+    /// Waits until the controller is ready, or until it is not, as long as `wanted` says so.
     ///
     /// Its fault status counts only while it starts: stopping clears it (2.8.5).
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `ETIMEDOUT`.
-    fn wait_ready(&self, ready: bool) -> Result {
+    /// `ENODEV` if the device is gone, `EIO` if the controller has a fault, `EINTR` if that is
+    /// not wanted any more, `ETIMEDOUT`.
+    fn wait_ready(&self, ready: bool, wanted: impl Fn() -> bool) -> Result {
         let timeout = self.ready_timeout()?;
         let is_over = |csts: &CSTS| csts.into_raw() == ALL_ONES || csts.rdy() == ready;
         let csts = read_poll_timeout(
             || Ok(self.read::<CSTS>()),
-            is_over,
+            |csts| is_over(csts) || !wanted(),
             Delta::from_millis(1),
             timeout,
         )
@@ -338,6 +339,7 @@ impl<W: Window> RegistersOf<W> {
         })?;
         match csts.into_raw() {
             ALL_ONES => Err(ENODEV),
+            _ if csts.rdy() != ready => Err(EINTR),
             _ if ready && csts.cfs() => Err(EIO),
             _ => Ok(()),
         }
@@ -355,16 +357,17 @@ impl<W: Window> RegistersOf<W> {
         self.bar.write_64(ACQ::OFFSET, cq)?;
 
         self.write(self.read::<CC>().enabled());
-        self.wait_ready(true)
+        // What it makes of being stopped before it has started is not known.
+        self.wait_ready(true, || true)
     }
 
-    /// Stops the controller, whatever its state, and waits until it has: it accesses no memory any
-    /// more then.
+    /// Stops the controller, whatever its state, and waits until it has, as long as `wanted` says
+    /// so: it accesses no memory any more then.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device is gone, `ETIMEDOUT`.
-    pub(crate) fn stop(&self, how: Stop) -> Result {
+    /// `ENODEV` if the device is gone, `EINTR` if that is not wanted any more, `ETIMEDOUT`.
+    pub(crate) fn stop(&self, how: Stop, wanted: impl Fn() -> bool) -> Result {
         let cc = self.read::<CC>();
         if cc.into_raw() == ALL_ONES {
             return Err(ENODEV);
@@ -375,7 +378,7 @@ impl<W: Window> RegistersOf<W> {
         } else if cc.en() {
             self.write(cc.with_en(false));
         }
-        self.wait_ready(false)
+        self.wait_ready(false, wanted)
     }
 }
 
@@ -689,7 +692,7 @@ mod tests {
         registers.bar.set(0x00, ALL_ONES);
         registers.bar.set(0x04, ALL_ONES);
         assert_eq!(registers.enable(0, 0, 16), Err(ENODEV));
-        assert_eq!(registers.stop(Stop::Disable), Err(ENODEV));
+        assert_eq!(registers.stop(Stop::Disable, || true), Err(ENODEV));
         assert_eq!(registers.bar.looks(), 0);
         Ok(())
     }
@@ -705,7 +708,7 @@ mod tests {
                 let result = if is_enabled {
                     registers.enable(0, 0, 16)
                 } else {
-                    registers.stop(Stop::Disable)
+                    registers.stop(Stop::Disable, || true)
                 };
                 assert_eq!(result, Err(ETIMEDOUT));
                 assert!(start.elapsed().as_millis() >= millis);
@@ -723,6 +726,23 @@ mod tests {
             let registers = registers(0, 0, &script)?;
             assert_eq!(registers.enable(0, 0, 16), result);
             assert_eq!(registers.bar.looks(), 2);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stopping_waits_as_long_as_it_is_wanted() -> Result {
+        let cases: [(&[Look], Result, usize); 4] = [
+            (&[Finds(1)], Err(EINTR), 1),
+            (&[Finds(2)], Ok(()), 1),
+            (&[Finds(0)], Ok(()), 1),
+            (&[Finds(ALL_ONES)], Err(ENODEV), 1),
+        ];
+        for (script, result, looks) in cases {
+            let registers = registers(20, 0x6746_0001, script)?;
+            assert_eq!(registers.stop(Stop::Disable, || false), result);
+            assert_eq!((registers.bar.looks(), registers.bar.strays()), (looks, 0));
+            assert!(registers.bar.takes(&[write(0, 0x14, 0x6746_0000)]));
         }
         Ok(())
     }
@@ -811,7 +831,7 @@ mod tests {
         ];
         for (how, cc, script, written, result, looks) in cases {
             let registers = registers(20, cc, script)?;
-            assert_eq!(registers.stop(how), result);
+            assert_eq!(registers.stop(how, || true), result);
             assert_eq!((registers.bar.looks(), registers.bar.strays()), (looks, 0));
             assert!(registers.bar.takes(written.as_slice()));
         }

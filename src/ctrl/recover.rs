@@ -398,7 +398,12 @@ impl Ctrl<'_> {
 
     /// Returns whether the device is to be left alone soon.
     pub(super) fn is_leaving(&self) -> bool {
-        self.is_held() || self.condition() == Condition::Gone
+        self.is_held() || !self.is_bound()
+    }
+
+    /// Returns whether the driver is not being unbound, which stops the device itself.
+    pub(super) fn is_bound(&self) -> bool {
+        self.condition() != Condition::Gone
     }
 
     fn forgive<C: Class>(&self, pool: &Pool<C>) {
@@ -498,7 +503,7 @@ impl Ctrl<'_> {
         // one that was stopped before nobody knows.
         let emptied =
             matches!(cause, Cause::Returned | Cause::Resumed) || !self.registers.is_ready();
-        let stopped = self.shut(how);
+        let stopped = self.shut(how, || self.is_bound());
         self.tell(was, now, Some(cause));
         if emptied {
             self.orphans().sessions().begin_era();
@@ -548,7 +553,7 @@ impl Ctrl<'_> {
             return self.leave();
         }
         // It may have started in part.
-        let _ = self.shut(Stop::Disable);
+        let _ = self.shut(Stop::Disable, || self.is_bound());
         if cause != Cause::Retry && self.condition() != Condition::Gone {
             let quarantined = self.quarantined();
             dev_err!(
@@ -608,7 +613,7 @@ impl Ctrl<'_> {
         };
         self.tally.absent();
         // There is nobody to be waited for.
-        let _ = self.shut(Stop::Disable);
+        let _ = self.shut(Stop::Disable, || self.is_bound());
         self.tell(was, now, None);
         if was != Condition::Dead {
             dev_warn!(self.dev(), "device does not answer any more\n");
@@ -648,7 +653,7 @@ impl Ctrl<'_> {
         drop(self.looked.lock());
         self.take_token();
         if let Some((was, now)) = self.change_condition(Change::Held) {
-            let _ = self.shut(Stop::Disable);
+            let _ = self.shut(Stop::Disable, || true);
             self.tell(was, now, None);
         }
         self.give_token();
@@ -680,7 +685,7 @@ impl Ctrl<'_> {
         self.change_condition(Change::Leaving);
         self.recovery().fail_requests();
         self.take_token();
-        let mut safe = self.shut(Stop::Disable).is_ok();
+        let mut safe = self.shut(Stop::Disable, || true).is_ok();
         if !safe {
             // The function does not obey its register; the device may obey the bus.
             safe = !self.enabled.is_present() || (self.may_reset && self.enabled.reset_function());

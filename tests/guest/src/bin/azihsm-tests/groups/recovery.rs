@@ -345,6 +345,11 @@ pub fn tests() -> Vec<Test> {
             unbind_resetting,
         )
         .takes(8),
+        Test::new(
+            "recovery/unbinding-waits-for-a-stuck-device-once",
+            unbind_stopping,
+        )
+        .takes(6),
         Test::new("recovery/resets-of-both-kinds-at-once", resets_at_once).takes(2),
         Test::new("recovery/reset-waits-for-another-recovery", reset_waits).takes(5),
     ]
@@ -1799,6 +1804,30 @@ fn unbind_resetting(env: &Env) -> Result<()> {
     tally.check(|class, outcome| is_of_reset(class, outcome) || outcome == Outcome::Gone)?;
     module::unload().context("unloading when all is closed")?;
     module::load_with(&env.module, c"aes_bounce_buffers=0")?;
+    health::check_well(env)?;
+    held.check_same_soon()
+}
+
+/// The worker waits for a device that does not stop, twice 3.5 s, and so does unbinding, once.
+fn unbind_stopping(env: &Env) -> Result<()> {
+    let held = Held::measure()?;
+    let address = env.become_virtual()?;
+    let device = env.open()?;
+    env.control()?.set("cap_to", &json!(6))?;
+    inject(env, json!({ "fault": "stuck_disable" }))?;
+    inject(env, json!({ "fault": "crash" }))?;
+    thread::sleep(Duration::from_secs(1));
+    let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
+    check_eq!(outcome, Outcome::Recovering, "command while it stops");
+    let metronome = Metronome::start();
+    let begin = Instant::now();
+    pci::unbind(&address)?;
+    let time = begin.elapsed();
+    figure("unbinding while a reset waits for a stuck device", time);
+    metronome.check(time, RESET, "unbinding was done")?;
+    env.control()?.clear_faults()?;
+    env.control()?.set("cap_to", &json!(20))?;
+    pci::bind(&address)?;
     health::check_well(env)?;
     held.check_same_soon()
 }
