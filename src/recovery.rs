@@ -425,9 +425,10 @@ impl Recovery {
             GFP_KERNEL,
         )
         .map_err(|_| NotServed::NoMemory)?;
+        // The monitor has this lock, and must not wait for memory.
         self.requests
             .lock()
-            .push(request.clone(), GFP_KERNEL)
+            .push(request.clone(), GFP_NOWAIT)
             .map_err(|_| NotServed::NoMemory)?;
         if is_gone() {
             self.fail_requests();
