@@ -476,31 +476,31 @@ impl<'bound> Ctrl<'bound> {
         evict(&self.admin);
     }
 
-    /// Silences all queues, stops the device, and ends what is under way. If it does not stop, or
-    /// not while that is `wanted`, it is cut off from memory, and what is under way stays so, with
-    /// nobody waiting.
+    /// Silences all queues, stops the device, and ends what is under way. If it does not stop it is
+    /// cut off from memory, and what is under way stays so, with nobody waiting. If that is not
+    /// `wanted` before it has, whoever is to stop it instead finds everything as it is.
     ///
     /// # Errors
     ///
     /// Those of [`Registers::stop`].
     fn shut(&self, how: Stop, wanted: impl Fn() -> bool) -> Result {
         self.silence();
-        let stopped = self.registers.stop(how, wanted).inspect_err(|error| {
-            // One that is gone needs no mention, but may come back; one that is not waited for is
-            // stopped again by who unbinds the driver.
-            if *error != ENODEV && *error != EINTR {
-                let dev = self.dev();
-                dev_err!(
-                    dev,
-                    "controller does not stop, cutting it off from memory\n"
-                );
+        let stopped = self.registers.stop(how, wanted);
+        match stopped {
+            Ok(()) => self.release(),
+            Err(EINTR) => {}
+            Err(error) => {
+                // One that is gone needs no mention, but may come back.
+                if error != ENODEV {
+                    let dev = self.dev();
+                    dev_err!(
+                        dev,
+                        "controller does not stop, cutting it off from memory\n"
+                    );
+                }
+                self.enabled.clear_master();
+                self.evict();
             }
-            self.enabled.clear_master();
-        });
-        if stopped.is_ok() {
-            self.release();
-        } else {
-            self.evict();
         }
         stopped
     }

@@ -361,8 +361,8 @@ impl<W: Window> RegistersOf<W> {
         self.wait_ready(true, || true)
     }
 
-    /// Stops the controller, whatever its state, and waits until it has, as long as `wanted` says
-    /// so: it accesses no memory any more then.
+    /// Stops the controller, whatever its state, and waits until it has: it accesses no memory any
+    /// more then. It is disabled as long as `wanted` says so; a reset always has its time.
     ///
     /// # Errors
     ///
@@ -375,7 +375,9 @@ impl<W: Window> RegistersOf<W> {
         // A reset of a controller that is not ready would come later, whatever it is by then.
         if how == Stop::Reset && self.read::<CSTS>().rdy() {
             self.write(NSSR::from_raw(NSSR_SIGNATURE));
-        } else if cc.en() {
+            return self.wait_ready(false, || true);
+        }
+        if cc.en() {
             self.write(cc.with_en(false));
         }
         self.wait_ready(false, wanted)
@@ -733,7 +735,7 @@ mod tests {
     #[test]
     fn stopping_waits_as_long_as_it_is_wanted() -> Result {
         let cases: [(&[Look], Result, usize); 4] = [
-            (&[Finds(1)], Err(EINTR), 1),
+            (&[Finds(1), Finds(0)], Err(EINTR), 1),
             (&[Finds(2)], Ok(()), 1),
             (&[Finds(0)], Ok(()), 1),
             (&[Finds(ALL_ONES)], Err(ENODEV), 1),
@@ -744,6 +746,10 @@ mod tests {
             assert_eq!((registers.bar.looks(), registers.bar.strays()), (looks, 0));
             assert!(registers.bar.takes(&[write(0, 0x14, 0x6746_0000)]));
         }
+        // Whoever enables it next must not be hit by a reset that it has not come to yet.
+        let registers = registers(20, 0x6746_0001, &[Finds(1), Finds(1), Finds(0)])?;
+        assert_eq!(registers.stop(Stop::Reset, || false), Ok(()));
+        assert_eq!(registers.bar.looks(), 3);
         Ok(())
     }
 

@@ -88,7 +88,7 @@ unsafe impl<S: Show> Sync for Directory<S> {}
 
 impl<S: Show> Directory<S> {
     /// What serves a file, for as long as the module is there, which it is while one is open.
-    const OPERATIONS: bindings::file_operations = bindings::file_operations {
+    const OPERATIONS: &'static bindings::file_operations = &bindings::file_operations {
         owner: compat::this_module(),
         open: Some(Self::open_callback),
         read: Some(bindings::seq_read),
@@ -121,7 +121,7 @@ impl<S: Show> Directory<S> {
                     below,
                     content,
                     core::ptr::null(),
-                    &Self::OPERATIONS,
+                    Self::OPERATIONS,
                 )
             };
         }

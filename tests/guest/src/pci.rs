@@ -41,6 +41,12 @@ pub fn settle(address: &str) -> Result<()> {
     Ok(())
 }
 
+/// The command register of a function has the bit that lets it access memory.
+pub fn may_access_memory(address: &str) -> Result<bool> {
+    let config = fs::read(directory(address).join("config"))?;
+    Ok(config.get(4).context("no command register")? & 4 != 0)
+}
+
 /// Name of the driver that is bound to the function.
 pub fn driver(address: &str) -> Option<String> {
     let link = fs::read_link(directory(address).join("driver")).ok()?;

@@ -791,12 +791,6 @@ fn forbidden(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// The command register of a function has the bit that lets it access memory.
-fn may_access_memory(address: &str) -> Result<bool> {
-    let config = fs::read(pci::directory(address).join("config"))?;
-    Ok(config.get(4).context("no command register")? & 4 != 0)
-}
-
 fn cut_off(env: &Env) -> Result<()> {
     load_with(env, c"pf_lvl2_abort_enabled=0")?;
     let address = env.address()?;
@@ -806,7 +800,10 @@ fn cut_off(env: &Env) -> Result<()> {
     };
     let device = env.open()?;
     hsm::api_revisions(&device)?;
-    ensure!(may_access_memory(&address)?, "it may not access memory");
+    ensure!(
+        pci::may_access_memory(&address)?,
+        "it may not access memory"
+    );
     env.control()?
         .inject(json!({ "fault": "delay", "class": "hsm", "ms": 60000 }))?;
     thread::scope(|scope| -> Result<()> {
@@ -825,7 +822,10 @@ fn cut_off(env: &Env) -> Result<()> {
     check_eq!(figure("state")?, "dead", "state");
     check_eq!(figure("recovery/cuts")?, "1", "times that it was cut off");
     check_eq!(figure("recovery/resets_fault")?, "0", "resets");
-    ensure!(!may_access_memory(&address)?, "it may still access memory");
+    ensure!(
+        !pci::may_access_memory(&address)?,
+        "it may still access memory"
+    );
     // It is left like that.
     thread::sleep(Duration::from_secs(3));
     check_eq!(figure("state")?, "dead", "state");

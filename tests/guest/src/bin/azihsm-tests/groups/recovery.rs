@@ -1821,7 +1821,16 @@ fn unbind_stopping(env: &Env) -> Result<()> {
     check_eq!(outcome, Outcome::Recovering, "command while it stops");
     let metronome = Metronome::start();
     let begin = Instant::now();
-    pci::unbind(&address)?;
+    thread::scope(|scope| -> Result<()> {
+        let unbinding = scope.spawn(|| pci::unbind(&address));
+        thread::sleep(Duration::from_millis(500));
+        // It may be about to stop, and have memory to write to until then.
+        ensure!(
+            pci::may_access_memory(&address)?,
+            "the device was cut off while it has time left"
+        );
+        unbinding.join().expect("does not panic")
+    })?;
     let time = begin.elapsed();
     figure("unbinding while a reset waits for a stuck device", time);
     metronome.check(time, RESET, "unbinding was done")?;
