@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a device takes for a command that it is told to be slow with, so that
 /// all threads have one under way and still leave the processors alone.
-const SLOW_US: u64 = 1500;
+pub const SLOW_US: u64 = 1500;
 
 /// How many flushes may be under way: they may be counted later, or be lost.
 const FLUSHES: u64 = 32;
