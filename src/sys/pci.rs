@@ -132,10 +132,39 @@ impl<'bound> Enabled<'bound> {
         unsafe { bindings::pci_clear_master(self.as_raw()) };
     }
 
-    /// Returns whether the function answers to configuration accesses.
+    /// Returns whether the function is there, as far as configuration accesses tell; of a virtual
+    /// one the physical one does.
+    ///
+    /// One that only asks to try again later, as it does while it is being reset, is there and may
+    /// access memory, which `pci_device_is_present()` does not say.
     pub(crate) fn is_present(&self) -> bool {
-        // SAFETY: The function is valid.
-        unsafe { bindings::pci_device_is_present(self.as_raw()) }
+        let mut id = 0;
+
+        // SAFETY: The function is valid, and so is its physical one as long as it is.
+        let error = unsafe {
+            bindings::pci_read_config_dword(
+                self.answering(),
+                bindings::PCI_VENDOR_ID as c_int,
+                &mut id,
+            )
+        };
+        // CAST: The lower half is the vendor identifier; nobody has the one of all ones.
+        error == 0 && id as u16 != u16::MAX
+    }
+
+    /// Returns the function that has a vendor identifier: that of a virtual one has all ones.
+    fn answering(&self) -> *mut bindings::pci_dev {
+        let pdev = self.as_raw();
+
+        #[cfg(CONFIG_PCI_IOV)]
+        // SAFETY: The function is valid. What kind it is does not change, and a virtual one has, and
+        // holds a reference to, a physical one.
+        unsafe {
+            if (*pdev).is_virtfn() != 0 {
+                return (*pdev).__bindgen_anon_1.physfn;
+            }
+        }
+        pdev
     }
 
     /// Waits for what the function has begun to read, and resets it through the bus, after which it

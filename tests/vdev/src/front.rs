@@ -73,6 +73,8 @@ struct State {
     unreachable: bool,
     /// How many reads of registers the bus does not answer.
     lost_reads: u32,
+    /// Who reads the vendor identifier is asked to try again.
+    retry: bool,
     /// What was written to the command register meanwhile.  QEMU keeps a copy of
     /// it, which interrupts depend on, and the two must be the same again.
     unreached: Vec<(u64, Vec<u8>)>,
@@ -97,6 +99,12 @@ impl State {
         !self.is_silent() && self.config.memory()
     }
 }
+
+/// Where configuration space has the vendor identifier.
+const VENDOR: u64 = 0;
+
+/// The identifier that a root port makes of a request to retry.
+const RETRY: [u8; 2] = [1, 0];
 
 /// Where configuration space has the command register.
 const COMMAND: u64 = 4;
@@ -127,6 +135,7 @@ impl Front {
                 gone: false,
                 unreachable: false,
                 lost_reads: 0,
+                retry: false,
                 unreached: Vec::new(),
                 cut_off: false,
                 stopped_by_host: true,
@@ -156,6 +165,9 @@ impl Front {
             data.fill(0xff);
         } else {
             state.config.read(offset, data);
+            if state.retry && offset == VENDOR && data.len() >= RETRY.len() {
+                data[..RETRY.len()].copy_from_slice(&RETRY);
+            }
         }
     }
 
@@ -173,6 +185,7 @@ impl Front {
         if effect == Effect::FunctionReset {
             // Bus mastering ends with the reset, not when it is handled.
             state.config.reset();
+            state.retry = false;
             state.stopped_by_host = true;
             state.awaited = None;
             self.push(&mut state, Event::FunctionReset);
@@ -312,6 +325,7 @@ impl Front {
         let mut state = self.lock();
         state.config.reset();
         state.unreached.clear();
+        state.retry = false;
         state.cut_off = false;
         state.registers.reset();
         state.stopped_by_host = true;
@@ -412,6 +426,7 @@ impl Front {
         let mut state = self.lock();
         state.registers.reset();
         state.awaited = None;
+        state.retry = false;
     }
 
     /// Whether the function may use DMA and send interrupts.
@@ -448,6 +463,11 @@ impl Front {
     /// Lets the bus not answer the next `count` reads of registers.
     pub fn lose_reads(&self, count: u32) {
         self.lock().lost_reads = count;
+    }
+
+    /// Lets who looks for the function be asked to try again, until it is reset.
+    pub fn ask_to_retry(&self) {
+        self.lock().retry = true;
     }
 
     /// Lets the bus not reach the device, or reach it again.

@@ -180,6 +180,9 @@ pub enum Incident {
         /// How many.
         count: u32,
     },
+    /// The function asks to try again later when it is looked for, and works on,
+    /// until its next function level reset.
+    Retry,
     /// The physical function changes this function's resource count, which
     /// disables it first.
     ForceDisable {

@@ -257,6 +257,23 @@ fn a_device_that_is_gone_reads_all_ones() {
 }
 
 #[test]
+fn a_function_asks_to_retry_until_it_is_reset() {
+    let mut bench = busy(3);
+    let identifier = |bench: &Bench| {
+        let mut id = [0; 4];
+        bench.front.config_read(0, &mut id);
+        id
+    };
+    let usual = identifier(&bench);
+    bench.model.incident(&Incident::Retry);
+    assert_eq!(identifier(&bench)[..2], [1, 0]);
+    assert_eq!(bench.read32(CSTS), 1);
+    function_reset(&mut bench);
+    assert_eq!(identifier(&bench), usual);
+    bench.assert_clean();
+}
+
+#[test]
 fn a_device_that_is_not_reached_works_on() {
     let mut bench = busy(3);
     let sqe = bench.flush_sqe(7);

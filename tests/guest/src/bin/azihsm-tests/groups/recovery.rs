@@ -145,6 +145,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("recovery/stuck-reset-quarantines", stuck).takes(8),
         Test::new("recovery/stuck-device-is-unbound", stuck_unbind).takes(5),
         Test::new(
+            "recovery/stuck-device-that-asks-to-retry-is-not-gone",
+            stuck_retry,
+        )
+        .takes(5),
+        Test::new(
             "recovery/stuck-device-keeps-its-memory-for-good",
             stuck_leak,
         )
@@ -814,6 +819,26 @@ fn stuck(env: &Env) -> Result<()> {
 }
 
 fn stuck_unbind(env: &Env) -> Result<()> {
+    unbind_stuck(env, || Ok(()))
+}
+
+/// A function that is in the middle of a reset is not gone, and its DMA may not have ended.
+fn stuck_retry(env: &Env) -> Result<()> {
+    let resets = || -> Result<u64> {
+        let counters = env.control()?.counters()?;
+        counters["function_resets"].as_u64().context("no counter")
+    };
+    let mut before = 0;
+    unbind_stuck(env, || {
+        before = resets()?;
+        inject(env, json!({ "fault": "retry" }))
+    })?;
+    ensure!(resets()? > before, "it was taken for gone");
+    Ok(())
+}
+
+/// Unbinds from a device that does not stop, after `meanwhile`.
+fn unbind_stuck(env: &Env, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     copy_little(env)?;
     let held = Held::measure()?;
     let address = env.become_virtual()?;
@@ -821,6 +846,7 @@ fn stuck_unbind(env: &Env) -> Result<()> {
     let crowd = waiting_crowd(env)?;
     reset_in_vain(env, &device)?;
     wait_out(&crowd)?;
+    meanwhile()?;
     let metronome = Metronome::start();
     let begin = Instant::now();
     pci::unbind(&address)?;
