@@ -156,7 +156,8 @@ pub(crate) struct Ctrl<'bound> {
     registers: Registers<'bound>,
     timeout: Delta,
     info: Pin<KBox<Mutex<uapi::DevInfo>>>,
-    gcm_unaligned: bool,
+    // Of the firmware that answered last; there may be another after a reset.
+    gcm_unaligned: Atomic<bool>,
     // Whether it is a physical function, which may have virtual ones.
     is_physical: bool,
     // Whether the function may be reset.
@@ -219,7 +220,7 @@ impl<'bound> Ctrl<'bound> {
                 new_mutex!(uapi::DevInfo::default(), "azihsm_info"),
                 GFP_KERNEL,
             )?,
-            gcm_unaligned: false,
+            gcm_unaligned: Atomic::new(false),
             // CAST: The discriminants are those of the word.
             condition: Atomic::new(Condition::Running as u32),
             is_physical,
@@ -252,8 +253,7 @@ impl<'bound> Ctrl<'bound> {
         this.enable()?;
         this.claim_groups();
         let found = this.identify()?;
-        this.gcm_unaligned = found.gcm_unaligned;
-        *this.info.lock() = found.info;
+        this.learn(&found);
         this.allocate(&found)?;
         Ok(this)
     }
@@ -364,6 +364,12 @@ impl<'bound> Ctrl<'bound> {
             aes_queues,
             gcm_unaligned,
         })
+    }
+
+    /// Keeps what callers may see of a device that was asked.
+    fn learn(&self, found: &Found) {
+        self.gcm_unaligned.store(found.gcm_unaligned, Relaxed);
+        *self.info.lock() = found.info;
     }
 
     /// Allocates the HSM and AES queues.
@@ -526,9 +532,9 @@ impl<'bound> Ctrl<'bound> {
             return Err(EIO);
         }
         self.create_queues()?;
+        self.learn(&found);
         open(self, &self.hsm);
         open(self, &self.aes);
-        *self.info.lock() = found.info;
         Ok(())
     }
 
@@ -621,7 +627,7 @@ impl<'bound> Ctrl<'bound> {
 
     /// Returns whether AES-GCM takes text that is not a multiple of 16 bytes.
     pub(crate) fn gcm_unaligned(&self) -> bool {
-        self.gcm_unaligned
+        self.gcm_unaligned.load(Relaxed)
     }
 
     /// Returns how many virtual functions it has now.

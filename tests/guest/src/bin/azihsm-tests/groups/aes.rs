@@ -29,6 +29,7 @@ use azihsm_uapi::Device;
 use azihsm_uapi::Direction;
 use azihsm_uapi::Errno;
 use azihsm_uapi::GcmRequest;
+use azihsm_uapi::ResetKind;
 use azihsm_uapi::XtsRequest;
 use nix::sys::memfd::memfd_create;
 use nix::sys::memfd::MFdFlags;
@@ -368,6 +369,10 @@ pub fn tests() -> Vec<Test> {
         Test::new("aes/gcm-aligned-mode-refuses-odd-aad", gcm_aligned_aad),
         Test::new("aes/gcm-unaligned-is-any-number", gcm_unaligned),
         Test::new("aes/gcm-device-without-unaligned-mode", gcm_aligned_device),
+        Test::new(
+            "aes/gcm-unaligned-mode-is-asked-for-after-a-reset",
+            gcm_mode_of_now,
+        ),
         Test::new("aes/gcm-unknown-key-is-refused", gcm_unknown_key),
         Test::new("aes/gcm-output-leaves-the-rest-alone", gcm_rest),
         Test::new("aes/xts-tweak-carries", xts_tweak),
@@ -869,6 +874,26 @@ fn gcm_aligned_device(env: &Env) -> Result<()> {
     control.set("features", &json!(1))?;
     env.reload()?;
     result
+}
+
+/// There may be other firmware after a reset, and it may know of tails or not.
+fn gcm_mode_of_now(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    let mut with = |features: u32| -> Result<Fixture> {
+        control.set("features", &json!(features))?;
+        env.open()?
+            .reset(ResetKind::Controller)
+            .map_err(|error| error.errno)?;
+        Fixture::new(env)
+    };
+    let without = with(0).and_then(|fixture| {
+        let mut scene = fixture.gcm(&text(17))?;
+        scene.send_refused(&fixture.device, BAD_GCM, 6)?;
+        fixture.gcm(&text(32))?.send_well(&fixture.device)
+    });
+    let fixture = with(1)?;
+    without?;
+    fixture.check_gcm(&[], &text(17))
 }
 
 fn gcm_unknown_key(env: &Env) -> Result<()> {
