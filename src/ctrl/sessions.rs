@@ -12,6 +12,7 @@ use kernel::{
 
 use crate::{
     hsm,
+    lockless::sessions::Sessions,
     orphans::{
         HeldBack,
         Opening, //
@@ -78,7 +79,7 @@ impl Ctrl<'_> {
             return;
         }
         // Each once: a device may say that it has not closed one.
-        for id in 0..hsm::MAX_SESSIONS {
+        for id in 0..Sessions::MAX_IDS {
             let era = self.orphans().sessions().take(id);
             if era.is_some_and(|era| self.flush(id, era, true, None).is_err()) {
                 break;

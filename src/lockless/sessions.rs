@@ -41,7 +41,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Most identifiers that can be noted; the device has 8.
-    const MAX_IDS: u16 = 32;
+    pub(crate) const MAX_IDS: u16 = 32;
 
     /// Makes an empty set.
     pub(crate) fn new() -> Self {

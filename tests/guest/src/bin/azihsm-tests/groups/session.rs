@@ -98,6 +98,10 @@ pub fn tests() -> Vec<Test> {
             undelivered,
         ),
         Test::new("session/close-flushes", close_flushes),
+        Test::new(
+            "session/close-flushes-a-number-that-no-device-gives-yet",
+            close_flushes_any,
+        ),
         Test::new("session/close-frees-before-it-returns", close_frees),
         Test::new("session/close-without-session-sends-nothing", close_silent),
         Test::new(
@@ -522,6 +526,30 @@ fn undelivered(env: &Env) -> Result<()> {
     hsm::use_session(&device, u16::try_from(sessions[0])?)?;
     drop(device);
     check_sessions(&mut control, 0)
+}
+
+/// What the device calls a session is one, even if today's has no such number.
+fn close_flushes_any(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    for id in [8, 31] {
+        let device = env.open()?;
+        let before = flushes(&mut control)?;
+        // Flow open, ID and application valid.
+        control.inject(json!({
+            "fault": "cqe_session", "class": "hsm", "count": 1,
+            "flags": 0xd, "session": id, "app_id": 1,
+        }))?;
+        let request = hsm::plain(Operation::GET_DEVICE_INFO, None);
+        let mut scene = HsmScene::new(Flow::Open, &request)?;
+        check_eq!(scene.send(&device), Ok(0), "ioctl");
+        drop(device);
+        check_eq!(
+            flushes(&mut control)?,
+            before + 1,
+            "flushes of session {id}"
+        );
+    }
+    Ok(())
 }
 
 fn close_flushes(env: &Env) -> Result<()> {
