@@ -348,7 +348,9 @@ impl Ctrl<'_> {
             return self.reset_unasked(Cause::Unresponsive);
         }
         if asked.elapsed() > PROMPT && self.history.lock().defer(Instant::now()) {
-            // It was busy with itself, and has not forgotten the commands.
+            // It was busy with itself, and has not forgotten the commands. The monitor would put
+            // back what it has read.
+            let _looked = self.looked.lock();
             self.forgive(&self.hsm);
             self.forgive(&self.aes);
             return;
