@@ -7,6 +7,8 @@
 //! statistics only: processors need not agree on it if the firmware does not care, and nothing says
 //! when it stood still.
 
+use kernel::prelude::*;
+
 /// Bits behind the point of [`Scale`].
 const SHIFT: u32 = 20;
 
@@ -15,10 +17,9 @@ const SHIFT: u32 = 20;
 pub(crate) struct Scale(u64);
 
 impl Scale {
-    /// Returns how long `ticks` are in nanoseconds.
+    /// Returns how long `ticks` are in nanoseconds, up to 4 hours; what is longer is no less.
     pub(crate) fn ns(self, ticks: u64) -> u64 {
-        // Wraps after hours.
-        ticks.wrapping_mul(self.0) >> SHIFT
+        ticks.saturating_mul(self.0) >> SHIFT
     }
 }
 
@@ -51,4 +52,26 @@ pub(crate) fn now() -> u64 {
 #[cfg(not(CONFIG_X86_64))]
 pub(crate) fn scale() -> Scale {
     Scale(1 << SHIFT)
+}
+
+#[kunit_tests(azihsm_clock)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_times_do_not_become_short() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let scale = Scale(1 << SHIFT);
+        for (ticks, least, most) in [
+            (0, 0, 0),
+            (1, 1, 1),
+            (4 * HOUR, 4 * HOUR, 4 * HOUR),
+            (5 * HOUR, 4 * HOUR, 5 * HOUR),
+            (u64::MAX, 4 * HOUR, u64::MAX),
+        ] {
+            let ns = scale.ns(ticks);
+            assert!(ns >= least);
+            assert!(ns <= most);
+        }
+    }
 }

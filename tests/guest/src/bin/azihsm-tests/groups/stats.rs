@@ -475,6 +475,21 @@ fn times(env: &Env) -> Result<()> {
             "{queue}: commands took {mean} ns in the mean"
         );
     }
+    env.control()?.clear_faults()?;
+    // More nanoseconds than 32 bits hold.
+    env.control()?
+        .inject(json!({ "fault": "delay", "class": "hsm", "ms": 4400, "count": 1 }))?;
+    hsm::api_revisions(&device)?;
+    let look = Look::at(env)?;
+    let times = look.0.iter();
+    let longest = times
+        .filter(|(path, _)| path.ends_with("/max_time_to_complete_io"))
+        .map(|(_, ns)| *ns)
+        .max();
+    ensure!(
+        longest > Some(4_350_000_000),
+        "the longest time is {longest:?} ns"
+    );
     env.control()?.clear_faults()
 }
 
