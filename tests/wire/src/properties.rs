@@ -18,12 +18,14 @@ use crate::queue::Lie;
 use crate::queue::Script;
 use crate::queue::Step;
 use crate::queue::Tally;
+use crate::ring;
 use proptest::array::uniform12;
 use proptest::array::uniform16;
 use proptest::array::uniform32;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use std::cell::Cell;
 
 #[test]
 fn lists_of_every_length_around_a_segment() {
@@ -323,6 +325,27 @@ proptest! {
         cid in any::<u16>(),
     ) {
         Input::AdminEntry(AdminEntry { queue, size, ring, vector, cid }).judge();
+    }
+
+    #[test]
+    fn an_entry_is_read_behind_its_phase(
+        index in 0..4096u32,
+        entry in prop_oneof![vec(any::<u64>(), 2), vec(any::<u64>(), 4)],
+        wanted in any::<bool>(),
+    ) {
+        let start = index as usize * entry.len();
+        let last = start + entry.len() - 1;
+        let behind = Cell::new(false);
+        // Of what the device wrote before the phase, a processor may have what was there earlier,
+        // until there is a barrier.
+        let word = |at: usize| {
+            let word = entry[at.checked_sub(start).unwrap()];
+            if at == last || behind.get() { word } else { !word }
+        };
+        let mut to = vec![0; entry.len()];
+        let is_there = ring::read(index, wanted, &mut to, word, || behind.set(true));
+        assert_eq!(is_there, (entry[entry.len() - 1] >> 48 & 1 != 0) == wanted);
+        assert_eq!(to, if is_there { entry } else { vec![0; to.len()] });
     }
 
     #[test]

@@ -109,6 +109,7 @@ pub fn tests() -> Vec<Test> {
         test("no-virtual-functions-any-more-einval", none_any_more),
         test("too-many-groups-eio", too_many).may_warn(ODD),
         test("refused-by-the-device-eio", refused),
+        test("more-groups-than-there-are-eio", nonsense),
         test("recovering-eagain", recovering).may_warn(ODD).takes(4),
         test("dead-eagain", dead).may_warn(ODD).takes(4).spoils(),
         test("lost-by-the-device-eagain", lost)
@@ -517,6 +518,28 @@ fn refused(env: &Env) -> Result<()> {
     let (result, status, _) = ask(&file, abi::MGMT_IOC_GET_RES_COUNT, 0, 2);
     check_eq!((result, status), (Err(Errno::IO), GET_FAILED), "get");
     let (result, ..) = ask(&file, abi::MGMT_IOC_GET_RES_COUNT, 0, 2);
+    check_eq!(result, Ok(0), "another get");
+    Ok(())
+}
+
+/// A count that cannot be is not cut down to one that can.
+fn nonsense(env: &Env) -> Result<()> {
+    let file = open()?;
+    // 65 groups are the most; the numbers of the ioctl have 16 bits.
+    for (offset, xor) in [(0, 0x80), (1, 1), (2, 1), (3, 0x80)] {
+        env.control()?.inject(json!({
+            "fault": "corrupt_cqe", "class": "admin", "opcode": 0xc4, "count": 1,
+            "offset": offset, "xor": xor,
+        }))?;
+        let (result, status, count) = ask(&file, abi::MGMT_IOC_GET_RES_COUNT, 0, 7);
+        check_eq!(
+            (result, status),
+            (Err(Errno::IO), GET_FAILED),
+            "byte {offset}"
+        );
+        check_eq!(count, 7, "count");
+    }
+    let (result, ..) = ask(&file, abi::MGMT_IOC_GET_RES_COUNT, 0, 7);
     check_eq!(result, Ok(0), "another get");
     Ok(())
 }
