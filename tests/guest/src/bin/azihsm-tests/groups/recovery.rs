@@ -1350,7 +1350,7 @@ fn admin_unbind(env: &Env) -> Result<()> {
         pci::unbind(&address)?;
         let time = begin.elapsed();
         figure("unbinding from a device without an admin queue", time);
-        metronome.check(time, QUICK, "unbinding was done")?;
+        metronome.check(time, RESET, "unbinding was done")?;
         let error = reset.join().expect("no panic").err();
         let errno = error.map(|error| error.errno);
         check_eq!(errno, Some(Errno::NODEV), "reset of before");
