@@ -84,6 +84,8 @@ pub fn tests() -> Vec<Test> {
             result.and(taken)
         })
         .card(2)
+        // There may be nine functions to bind, on a kernel that checks each access.
+        .seconds(180)
     };
     vec![
         test("node-is-there-with-virtual-functions", node),
