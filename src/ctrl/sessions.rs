@@ -183,7 +183,7 @@ impl Ctrl<'_> {
         }
     }
 
-    /// Flushes all sessions, as nobody can use one any more.
+    /// Flushes all sessions that the device can have, as nobody can use one any more.
     pub(super) fn flush_all(&self) {
         if !self.has_hsm() {
             return;

@@ -132,8 +132,8 @@ impl<'bound> Enabled<'bound> {
         unsafe { bindings::pci_clear_master(self.as_raw()) };
     }
 
-    /// Returns whether the function is there, as far as configuration accesses tell; of a virtual
-    /// one the physical one does.
+    /// Returns whether the function is there, as far as configuration accesses tell; for a virtual
+    /// function the physical one is asked.
     ///
     /// One that only asks to try again later, as it does while it is being reset, is there and may
     /// access memory, which `pci_device_is_present()` does not say.
@@ -152,12 +152,13 @@ impl<'bound> Enabled<'bound> {
         error == 0 && id as u16 != u16::MAX
     }
 
-    /// Returns the function that has a vendor identifier: that of a virtual one has all ones.
+    /// Returns the function that has a vendor identifier: a virtual one's reads as all ones.
     fn answering(&self) -> *mut bindings::pci_dev {
         let pdev = self.as_raw();
 
         #[cfg(CONFIG_PCI_IOV)]
-        // SAFETY: The function is valid. What kind it is does not change, and a virtual one has, and
+        // SAFETY: The function is valid. What kind it is does not change, and the neighbours of that
+        // bit are written with a load and a store of what has them all. A virtual function has, and
         // holds a reference to, a physical one.
         unsafe {
             if (*pdev).is_virtfn() != 0 {
@@ -175,15 +176,14 @@ impl<'bound> Enabled<'bound> {
 
         // SAFETY: The function is valid. The driver core has the device locked around the callbacks
         // that this is called from.
-        unsafe {
+        let reset = unsafe {
             bindings::pci_wait_for_pending_transaction(pdev);
-            bindings::pci_save_state(pdev);
-            let reset = bindings::__pci_reset_function_locked(pdev) == 0;
-            bindings::pci_restore_state(pdev);
-            // As it was before, whatever was saved.
-            bindings::pci_clear_master(pdev);
-            reset
-        }
+            bindings::__pci_reset_function_locked(pdev) == 0
+        };
+        // What was saved when it was bound: it may not have answered since.
+        restore_state(pdev);
+        self.clear_master();
+        reset
     }
 
     fn as_raw(&self) -> *mut bindings::pci_dev {
