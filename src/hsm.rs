@@ -27,15 +27,13 @@ use crate::{
         Owned, //
     },
     session::{
-        Flow,
+        Left,
+        Purpose,
         Token, //
     },
     sys::trace,
     wire,
-    wire::hsm::{
-        Sqe,
-        OPCODE_FLUSH_SESSION, //
-    }, //
+    wire::hsm::Sqe, //
 };
 
 pub(crate) use crate::wire::hsm::{
@@ -90,36 +88,17 @@ impl Class for Hsm {
     }
 
     fn orphaned(orphans: &Arc<Orphans>, cqe: Option<&[u64; 2]>, held: Held) {
-        let mut unsure = false;
-        let orphan = match (cqe.map(Completion::from), &held) {
-            (Some(completion), Held::Closing(closing)) => {
-                let id = closing.id();
-                (!completion.report.has_closed(id)).then_some(id)
-            }
-            (
-                Some(Completion {
-                    status: 0, report, ..
-                }),
-                Held::Flushing(closing, _),
-            ) => {
-                // Of a session that there is not it says neither.
-                report.left_open(0).map(|_| closing.id())
-            }
-            (Some(_), Held::Flushing(..)) => {
-                unsure = true;
-                None
-            }
-            (Some(Completion { status, report, .. }), _) => report
-                .opened(status)
-                .map(|session| session.id)
-                .or_else(|| report.left_open(status)),
-            (None, Held::Nothing | Held::User(_)) => None,
-            (None, _) => {
-                unsure = true;
-                None
-            }
+        let purpose = match &held {
+            Held::Nothing | Held::User(_) => Purpose::Other,
+            Held::Opening(_) => Purpose::Open,
+            Held::Closing(closing) => Purpose::Close(closing.id()),
+            Held::Flushing(closing, _) => Purpose::Flush(closing.id()),
         };
-        if let Some(id) = orphan {
+        let left = match cqe.map(Completion::from) {
+            Some(Completion { status, report, .. }) => purpose.leaves(status, &report),
+            None => purpose.leaves_unanswered(),
+        };
+        if let Left::Session(id) = left {
             let era = match Self::era(&held) {
                 // A device may say that it has opened one for a command that did not ask for it.
                 ANY_ERA => orphans.sessions().era(),
@@ -131,7 +110,7 @@ impl Class for Hsm {
         drop(held);
         // Not before: who flushes what nobody has forgets this first, and leaves out what has an
         // owner then.
-        if unsure {
+        if left == Left::Unknown {
             orphans.sessions().set_unsure();
         }
     }
@@ -221,14 +200,7 @@ impl<'a> Command<'a> {
         held_back: Option<HeldBack>,
         patience: Patience,
     ) -> Result<Completion, Lost> {
-        let header = Header {
-            opcode: OPCODE_FLUSH_SESSION,
-            src_len: 0,
-            dst_len: 0,
-            flow: Flow::Close,
-            id: closing.id(),
-            id_valid: true,
-        };
+        let header = Header::flush(closing.id());
         let held = Held::Flushing(closing, held_back);
         let (_, completion) = self.run(&header, held, patience)?;
         Ok(completion)
@@ -254,7 +226,10 @@ impl<'a> Command<'a> {
 mod tests {
     use super::*;
     use crate::{
-        session::Report,
+        session::{
+            Flow,
+            Report, //
+        },
         wire::by_hand::{
             bytes,
             words, //
@@ -285,7 +260,7 @@ mod tests {
 
     #[test]
     fn entries_are_laid_out_as_documented() {
-        let cases: [(Header, [u8; 64]); 8] = [
+        let cases: [(Header, [u8; 64]); 9] = [
             (HEADER, bytes(&[SRC, DST])),
             (
                 Header {
@@ -359,6 +334,16 @@ mod tests {
                     ..HEADER
                 },
                 bytes(&[(28, &[0x00, 0x90, 0x56, 0x34, 0x12])]),
+            ),
+            // 5.6.
+            (
+                Header::flush(0x0102),
+                bytes(&[
+                    (0, &[1]),
+                    (28, &[0x00, 0x90, 0x56, 0x34, 0x12]),
+                    (44, &[0x06]),
+                    (48, &[0x02, 0x01]),
+                ]),
             ),
         ];
         for (header, bytes) in &cases {
@@ -480,7 +465,6 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_the_documentation() {
         assert_eq!(MAX_SESSIONS, 8);
-        assert_eq!(OPCODE_FLUSH_SESSION, 1);
         // Two pages each way (abi.rst 6).
         assert_eq!(Hsm::SLOT_BYTES / 2, 8192);
     }

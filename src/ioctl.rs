@@ -432,16 +432,8 @@ impl File {
                 has_ended,
                 failure,
             }) => {
-                // Whoever ends a command that closes one takes this descriptor for its owner until
-                // here.
-                unsure = was_sent
-                    && match flow {
-                        Flow::Open => has_ended,
-                        Flow::Close => true,
-                        Flow::None | Flow::InSession => false,
-                    };
                 if was_sent {
-                    record.lost(flow);
+                    unsure = record.lost(flow, has_ended);
                 } else {
                     record.not_sent(flow);
                 }

@@ -104,10 +104,16 @@ impl Record {
     /// Takes note of a command that was sent and has no completion. If one comes, and says that a
     /// session was opened or not closed, that is an orphan; if none can come, because the device
     /// was reset, the session is flushed with those that nobody has.
-    pub(crate) fn lost(&mut self, flow: Flow) {
-        if matches!(flow, Flow::Open | Flow::Close) {
-            *self = Record::Empty;
+    ///
+    /// Returns whether the device may have a session by now of which nobody is going to learn:
+    /// whoever ends a command that closes one takes its descriptor for the owner until here, and
+    /// one that opens one is looked after for as long as it has not `ended`.
+    pub(crate) fn lost(&mut self, flow: Flow, ended: bool) -> bool {
+        match flow {
+            Flow::None | Flow::InSession => return false,
+            Flow::Open | Flow::Close => *self = Record::Empty,
         }
+        flow == Flow::Close || ended
     }
 
     /// Returns the number of the session, whether it may be used or not.
@@ -123,6 +129,57 @@ impl Record {
         match self {
             Record::Open(session) => Some(*session),
             _ => None,
+        }
+    }
+}
+
+/// What a command that nobody waits for was to do with sessions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// Nothing.
+    Other,
+    /// To open one.
+    Open,
+    /// To close this one.
+    Close(u16),
+    /// To flush this one.
+    Flush(u16),
+}
+
+/// What the device may have because of such a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Left {
+    /// Nothing that is nobody's.
+    Nothing,
+    /// This session, which is nobody's.
+    Session(u16),
+    /// Any.
+    Unknown,
+}
+
+impl Purpose {
+    /// Returns what a command has left that has completed so.
+    pub(crate) fn leaves(self, status: u16, report: &Report) -> Left {
+        let left = match self {
+            Purpose::Close(id) => (!report.has_closed(id)).then_some(id),
+            // Of a session that there is not the device says neither.
+            Purpose::Flush(id) if status == 0 => report.left_open(status).map(|_| id),
+            Purpose::Flush(_) => return Left::Unknown,
+            // A device may say that it has opened one for a command that did not ask for it.
+            Purpose::Other | Purpose::Open => report
+                .opened(status)
+                .map(|session| session.id)
+                .or_else(|| report.left_open(status)),
+        };
+        left.map_or(Left::Nothing, Left::Session)
+    }
+
+    /// Returns what a command has left of which the device, which was reset, does not say how it
+    /// has ended.
+    pub(crate) fn leaves_unanswered(self) -> Left {
+        match self {
+            Purpose::Other => Left::Nothing,
+            Purpose::Open | Purpose::Close(_) | Purpose::Flush(_) => Left::Unknown,
         }
     }
 }
@@ -433,7 +490,7 @@ mod tests {
                     let mut record = before;
                     record.completed(flow, 0, &report);
                     record.not_sent(flow);
-                    record.lost(flow);
+                    assert!(!record.lost(flow, true));
                     assert_eq!(record, before);
                 }
             }
@@ -458,14 +515,92 @@ mod tests {
     // 4.3: a close that fails with ABORTED empties the place.
     #[test]
     fn what_was_lost_leaves_nothing() {
-        for (flow, id, before) in [
-            (Flow::Open, None, Record::Empty),
-            (Flow::Close, Some(3), Record::Open(MINE)),
-        ] {
+        // The flow, whether it has ended; whether the device may have a session of nobody.
+        let cases = [
+            (Flow::Open, None, Record::Empty, false, false),
+            (Flow::Open, None, Record::Empty, true, true),
+            (Flow::Close, Some(3), Record::Open(MINE), false, true),
+            (Flow::Close, Some(3), Record::Open(MINE), true, true),
+        ];
+        for (flow, id, before, ended, unsure) in cases {
             let mut record = before;
             assert_eq!(record.admit(flow, id), Ok(()));
-            record.lost(flow);
+            assert_eq!(record.lost(flow, ended), unsure);
             assert_eq!(record, Record::Empty);
+        }
+    }
+
+    // Documentation/device.rst 5.5 and 5.6.
+    #[test]
+    fn who_nobody_waits_for_leaves_what_the_device_says() {
+        use Left::{
+            Nothing,
+            Session,
+            Unknown, //
+        };
+        use Purpose::{
+            Close,
+            Flush,
+            Open,
+            Other, //
+        };
+        let opened = Report {
+            flow: Flow::Open,
+            id: Some(5),
+            app: Some(7),
+            closed: false,
+        };
+        let closed = Report {
+            flow: Flow::Close,
+            id: Some(3),
+            app: None,
+            closed: true,
+        };
+        let left_open = Report {
+            closed: false,
+            ..closed
+        };
+        // What it was to do, the status and the report; what is left.
+        let cases = [
+            (Other, 0, NOTHING, Nothing),
+            (Other, 1, NOTHING, Nothing),
+            (Open, 0, opened, Session(5)),
+            (Open, 0, Report { id: None, ..opened }, Nothing),
+            (Open, 1, opened, Nothing),
+            (Open, 0, NOTHING, Nothing),
+            // One that nobody has asked for.
+            (Other, 0, opened, Session(5)),
+            (Other, 0, left_open, Session(3)),
+            (Other, 1, left_open, Nothing),
+            (Other, 0, closed, Nothing),
+            (Close(3), 0, closed, Nothing),
+            (Close(3), 7, closed, Nothing),
+            (Close(4), 0, closed, Session(4)),
+            (Close(3), 0, left_open, Session(3)),
+            (Close(3), 7, left_open, Session(3)),
+            (Close(3), 0, NOTHING, Session(3)),
+            (Close(3), 0, opened, Session(3)),
+            (Flush(3), 0, closed, Nothing),
+            (Flush(3), 0, left_open, Session(3)),
+            // Which one the device says does not matter.
+            (Flush(4), 0, left_open, Session(4)),
+            (Flush(3), 0, NOTHING, Nothing),
+            (Flush(3), 1, closed, Unknown),
+            (Flush(3), 1, left_open, Unknown),
+            (Flush(3), 0x7ff, NOTHING, Unknown),
+        ];
+        for (purpose, status, report, left) in cases {
+            assert_eq!(purpose.leaves(status, &report), left);
+        }
+        // What it was to do; what is left if the device does not say.
+        let cases = [
+            (Other, Nothing),
+            (Open, Unknown),
+            (Close(3), Unknown),
+            (Flush(3), Unknown),
+        ];
+        for (purpose, left) in cases {
+            assert_eq!(purpose.leaves_unanswered(), left);
         }
     }
 

@@ -52,7 +52,7 @@ impl Sqe {
 }
 
 /// Opcode of a command that closes a session, whoever has it (5.6).
-pub(crate) const OPCODE_FLUSH_SESSION: u16 = 1;
+const OPCODE_FLUSH_SESSION: u16 = 1;
 
 /// Session flags, of either kind of entry.
 const SESSION_ID_VALID: u8 = 1 << 2;
@@ -206,6 +206,19 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// That of a command that flushes the session `id`, with no request and no room for a response
+    /// (5.6).
+    pub(crate) fn flush(id: u16) -> Self {
+        Self {
+            opcode: OPCODE_FLUSH_SESSION,
+            src_len: 0,
+            dst_len: 0,
+            flow: Flow::Close,
+            id,
+            id_valid: true,
+        }
+    }
+
     /// Makes the submission queue entry. The request is at `request` and the response goes to
     /// `response`, each in as many pages as it needs, one behind the other.
     pub(crate) fn sqe(&self, request: DmaAddress, response: DmaAddress) -> Sqe {
