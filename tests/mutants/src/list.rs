@@ -43,7 +43,8 @@ pub struct Mutant {
     pub old: String,
     /// What takes its place.
     pub new: String,
-    /// Parts of the names of tests, of which one at least has to fail; whole names on the host.
+    /// Parts of the names of tests, of which one at least has to fail; names of functions if the
+    /// tests are that.
     pub tests: Vec<String>,
     /// What kind of tests these are.
     #[serde(default)]
@@ -60,6 +61,10 @@ pub enum By {
     /// In a virtual machine, with the module.
     #[default]
     Vm,
+    /// The same, on the kernel that checks locks, mappings and leaks.
+    Debug,
+    /// In that kernel: the driver's unit tests.
+    Kunit,
     /// On the host: `src/lockless` under the model checker.
     Model,
     /// On the host: `src/wire` with any values at all.
@@ -70,17 +75,23 @@ impl By {
     /// The package of the tests, if they run on the host.
     pub fn package(self) -> Option<&'static str> {
         match self {
-            Self::Vm => None,
+            Self::Vm | Self::Debug | Self::Kunit => None,
             Self::Model => Some("azihsm-lockless"),
             Self::Wire => Some("azihsm-wire"),
         }
     }
 
+    /// Whether the kernel is that of our own.
+    pub fn is_on_debug(self) -> bool {
+        matches!(self, Self::Debug | Self::Kunit)
+    }
+
     /// Where the files are that these tests can see, from `src`, and where the tests are, from the
-    /// root of the checkout; if not everywhere.
+    /// root of the checkout; if the tests are functions.
     fn places(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Vm => None,
+            Self::Vm | Self::Debug => None,
+            Self::Kunit => Some(("", "src")),
             Self::Model => Some(("lockless/", "tests/lockless/src")),
             Self::Wire => Some(("wire/", "tests/wire/src")),
         }
@@ -91,6 +102,8 @@ impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Vm => "vm",
+            Self::Debug => "debug",
+            Self::Kunit => "kunit",
             Self::Model => "model",
             Self::Wire => "wire",
         })
@@ -120,7 +133,7 @@ impl List {
         for mutant in &self.mutants {
             ensure!(names.insert(&mutant.name), "two mutants {}", mutant.name);
             ensure!(!mutant.tests.is_empty(), "{}: no tests", mutant.name);
-            mutant.check_host(source)?;
+            mutant.check_functions(source)?;
             let text = read(source, &mutant.file)?;
             mutant.apply(&text).with_context(|| mutant.name.clone())?;
         }
@@ -157,8 +170,8 @@ fn read_all(dir: &Path) -> Result<String> {
 }
 
 impl Mutant {
-    /// Makes sure that tests on the host can see the mutant, and that there are such tests.
-    fn check_host(&self, source: &Path) -> Result<()> {
+    /// Makes sure that tests which are functions can see the mutant, and that there are such tests.
+    fn check_functions(&self, source: &Path) -> Result<()> {
         let Some((files, tests)) = self.by.places() else {
             return Ok(());
         };
@@ -169,7 +182,7 @@ impl Mutant {
             self.by,
             self.file
         );
-        ensure!(self.options.is_empty(), "{name}: there is no machine");
+        ensure!(self.options.is_empty(), "{name}: the machine is given");
         let text = read_all(&source.join(tests))?;
         for test in &self.tests {
             ensure!(

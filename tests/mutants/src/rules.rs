@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 /// Chapters of abi.rst whose sections are rules.
 const CHAPTERS: &[&str] = &["3.", "4."];
 
-/// Documents that rules are in.
-const DOCUMENTS: &[&str] = &["abi", "architecture", "device", "recovery"];
+/// Documents that rules are in; those of the kernel are below its own Documentation.
+const DOCUMENTS: &[&str] = &["abi", "architecture", "device", "kernel", "recovery"];
 
 /// The rules in the text of abi.rst: `3.1/2` is row 2 of the table in 3.1.
 pub fn due(text: &str) -> Vec<String> {

@@ -59,6 +59,12 @@ pub struct Machine {
     /// Kernel of the guest.
     #[arg(long)]
     kernel: PathBuf,
+    /// The same two of the kernel that checks locks, mappings and leaks; needed for mutants that
+    /// only this one notices.
+    #[arg(long)]
+    debug_kdir: Option<PathBuf>,
+    #[arg(long)]
+    debug_kernel: Option<PathBuf>,
     /// Program of the virtual device.
     #[arg(long)]
     vdev: PathBuf,
@@ -89,7 +95,10 @@ impl Machine {
         };
         // Those of single functions, and those of a physical one with its virtual ones.
         let all = list("2", None)? + &list("9", Some(("AZIHSM_CARD", "1")))?;
-        for mutant in mutants.iter().filter(|mutant| mutant.by == By::Vm) {
+        for mutant in mutants
+            .iter()
+            .filter(|mutant| matches!(mutant.by, By::Vm | By::Debug))
+        {
             for part in &mutant.tests {
                 ensure!(
                     all.lines().any(|name| name.contains(part.as_str())),
@@ -99,6 +108,21 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+impl Machine {
+    /// The kernel directory and the kernel that such tests run on.
+    fn kernel_of(&self, by: By) -> Result<(&Path, &Path)> {
+        if !by.is_on_debug() {
+            return Ok((&self.kdir, &self.kernel));
+        }
+        let missing =
+            "mutants that only the debug kernel notices need --debug-kdir and --debug-kernel";
+        Ok((
+            self.debug_kdir.as_deref().context(missing)?,
+            self.debug_kernel.as_deref().context(missing)?,
+        ))
     }
 }
 
@@ -248,6 +272,7 @@ impl<'a> Work<'a> {
     fn tree(&self, number: usize, by: By) -> PathBuf {
         match by {
             By::Vm => self.dir.join(format!("{number}")),
+            By::Debug | By::Kunit => self.dir.join(format!("debug{number}")),
             By::Model | By::Wire => self.dir.join(format!("host{number}")),
         }
     }
@@ -257,7 +282,7 @@ impl<'a> Work<'a> {
     fn copy(&self, number: usize, by: By) -> Result<()> {
         let tree = self.tree(number, by);
         let names = match by {
-            By::Vm => OF_MODULE,
+            By::Vm | By::Debug | By::Kunit => OF_MODULE,
             By::Model | By::Wire => OF_HOST,
         };
         for name in names {
@@ -276,7 +301,7 @@ impl<'a> Work<'a> {
                 .context("cp")?;
             ensure!(status.success(), "cannot copy {name}");
         }
-        if by != By::Vm {
+        if by.package().is_some() {
             fs::write(tree.join("tests/Cargo.toml"), WORKSPACE)?;
         }
         Ok(())
@@ -285,7 +310,7 @@ impl<'a> Work<'a> {
     /// Builds what the tests are run on, or returns what the compiler said.
     fn build(&self, number: usize, by: By, options: &[String]) -> Result<Result<(), String>> {
         let output = match by.package() {
-            None => self.build_module(number, options)?,
+            None => self.build_module(number, by, options)?,
             Some(package) => {
                 let mut cargo = Command::new("cargo");
                 self.to_test(&mut cargo, number, by, package)?;
@@ -317,13 +342,14 @@ impl<'a> Work<'a> {
     }
 
     /// Builds the module for a machine with these options.
-    fn build_module(&self, number: usize, options: &[String]) -> Result<Output> {
-        let tree = fs::canonicalize(self.tree(number, By::Vm))?;
+    fn build_module(&self, number: usize, by: By, options: &[String]) -> Result<Output> {
+        let tree = fs::canonicalize(self.tree(number, by))?;
+        let (kdir, _) = self.machine.kernel_of(by)?;
         let assign = |name: &str, path: &Path| format!("{name}={}", path.display());
         finished(
             Command::new("make")
                 .args(["-s", "-C"])
-                .arg(&self.machine.kdir)
+                .arg(kdir)
                 .arg(assign("M", &tree))
                 .arg(assign("MO", &tree.join("build")))
                 // Only what differs is looked at again, and nobody is going to
@@ -333,6 +359,8 @@ impl<'a> Work<'a> {
                     tree.join("incremental").display()
                 ))
                 .args(of_card(options).then_some("AZIHSM_TEST_PF=1"))
+                // That kernel is by another compiler than the one of the distribution is called.
+                .args(by.is_on_debug().then_some("CC=gcc-14"))
                 .arg("modules"),
         )
     }
@@ -349,7 +377,7 @@ impl<'a> Work<'a> {
         patience: u64,
     ) -> Result<Verdict> {
         let output = match by.package() {
-            None => self.machine_tests(number, tests, options, patience)?,
+            None => self.machine_tests(number, by, tests, options, patience)?,
             Some(package) => {
                 let seconds = HOST_SECONDS * patience;
                 let mut cargo = Command::new("timeout");
@@ -365,7 +393,8 @@ impl<'a> Work<'a> {
         fs::create_dir_all(&logs)?;
         fs::write(logs.join(format!("{name}.log")), text.as_bytes())?;
         let verdict = match by {
-            By::Vm => Verdict::of_machine(&text),
+            By::Vm | By::Debug => Verdict::of_machine(&text),
+            By::Kunit => Verdict::of_unit_tests(&text, tests),
             By::Model | By::Wire => {
                 let is_over = matches!(output.status.code(), Some(TIMED_OUT | KILLED));
                 Verdict::of_cargo(&text, !is_over)
@@ -384,17 +413,20 @@ impl<'a> Work<'a> {
     fn machine_tests(
         &self,
         number: usize,
+        by: By,
         tests: &[String],
         options: &[String],
         patience: u64,
     ) -> Result<Output> {
         let machine = self.machine;
-        let tree = self.tree(number, By::Vm);
+        let tree = self.tree(number, by);
+        let (_, kernel) = machine.kernel_of(by)?;
+        let module = tree.join("build/azihsm.ko");
         let mut command = Command::new(&machine.vm);
         command.arg("test");
         let paths = [
-            ("--kernel", &machine.kernel),
-            ("--module", &tree.join("build/azihsm.ko")),
+            ("--kernel", kernel),
+            ("--module", &module),
             ("--vdev", &machine.vdev),
             ("--programs", &machine.programs),
             ("--work", &self.dir.join(format!("vm{number}"))),
@@ -403,7 +435,7 @@ impl<'a> Work<'a> {
             command.arg(option).arg(path);
         }
         if of_card(options) {
-            command.arg("--pf-module").arg(tree.join("build/azihsm.ko"));
+            command.arg("--pf-module").arg(&module);
         }
         if let Some(seconds) = machine.boot_timeout {
             command.args(["--boot-timeout", &seconds.to_string()]);
@@ -411,8 +443,19 @@ impl<'a> Work<'a> {
         command
             .args(["--timeout", &(machine.timeout * patience).to_string()])
             .args(options);
-        for part in tests {
-            command.args(["--filter", part]);
+        if by.is_on_debug() {
+            command.args(["--variant", "debug"]);
+        }
+        if by == By::Kunit {
+            let source = tree.join("src");
+            command
+                .args(["--machine", "kunit"])
+                .arg("--source")
+                .arg(source);
+        } else {
+            for part in tests {
+                command.args(["--filter", part]);
+            }
         }
         let _turn = self.turns[number % self.turns.len()].lock();
         finished(&mut command)

@@ -16,7 +16,9 @@ line for each mutant, and the tests of which one at least must notice.  `make mu
 and leaves in build/mutants.txt which one did.
 
 Tests are those in virtual machines, unless *model* says that it is one of tests/lockless, where
-a model checker has the driver's files, or *wire* that it is one of tests/wire.
+a model checker has the driver's files, *wire* that it is one of tests/wire, *debug* that it is run
+on the kernel that checks locks, mappings and leaks, because only that notices, or *kunit* that it
+is a unit test of the driver's.
 ";
 
 /// The whole text of the file.

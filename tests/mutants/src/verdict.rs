@@ -56,6 +56,42 @@ impl Verdict {
         }
     }
 
+    /// Reads what `azihsm-vm test` prints of unit tests inside the kernel, of which those called
+    /// `names` count.
+    pub fn of_unit_tests(output: &str, names: &[String]) -> Self {
+        let mut suite = "";
+        let mut ran = 0;
+        let mut failed = Vec::new();
+        let mut problem = None;
+        let mut complete = false;
+        for line in output.lines() {
+            complete |= is_total(line);
+            if let Some(check) = line.strip_prefix("not ok - ") {
+                problem.get_or_insert_with(|| format!("not so: {check}"));
+            }
+            let Some(inner) = line.strip_prefix("    ") else {
+                continue;
+            };
+            if let Some(name) = inner.strip_prefix("# Subtest: ") {
+                suite = name;
+            } else if let Some((ok, name)) = unit_test(inner) {
+                if names.iter().any(|one| one == name) {
+                    ran += 1;
+                    if !ok {
+                        failed.push(format!("{suite}/{name}"));
+                    }
+                }
+            }
+        }
+        match problem {
+            _ if !complete => Self::Error("the machine was not run".to_owned()),
+            _ if !failed.is_empty() => Self::Tests(failed),
+            Some(what) => Self::Once(what),
+            None if ran == 0 => Self::Error("no test has such a name".to_owned()),
+            None => Self::Survived,
+        }
+    }
+
     /// Reads the output of `cargo test`, which `ended` by itself or was ended for being too slow.
     pub fn of_cargo(output: &str, ended: bool) -> Self {
         let mut tests = Vec::new();
@@ -134,6 +170,17 @@ fn test(line: &str) -> Option<(bool, &str)> {
         None => (true, line.strip_prefix("ok ")?),
     };
     let (number, name) = rest.split_once(" - ")?;
+    number.parse::<u32>().ok()?;
+    Some((ok, name))
+}
+
+/// Whether the unit test that this line is about passed, and its name.
+fn unit_test(line: &str) -> Option<(bool, &str)> {
+    let (ok, rest) = match line.strip_prefix("not ok ") {
+        Some(rest) => (false, rest),
+        None => (true, line.strip_prefix("ok ")?),
+    };
+    let (number, name) = rest.split_once(' ')?;
     number.parse::<u32>().ok()?;
     Some((ok, name))
 }
@@ -220,6 +267,39 @@ ok - tests: the machine ran to its end
             let verdict = Verdict::of_machine(text);
             assert!(matches!(verdict, Verdict::Error(_)), "{text}: {verdict}");
             assert!(!verdict.is_caught() && verdict.is_doubtful());
+        }
+    }
+
+    const GOOD_UNIT_TESTS: &str = "\
+KTAP version 1
+1..1
+    KTAP version 1
+    # Subtest: azihsm_some
+    1..2
+    # one.speed: normal
+    ok 1 one
+    ok 2 two
+ok 1 azihsm_some
+ok - kunit: the machine ran to its end
+# kunit: 2 passed, 0 failed, 5.5 s to boot, 6.1 s in all
+2 passed, 0 failed
+";
+
+    #[test]
+    fn unit_tests_that_fail_are_named() {
+        let two = ["two".to_owned()];
+        let of = |text: &str| Verdict::of_unit_tests(text, &two);
+        assert_eq!(of(GOOD_UNIT_TESTS), Verdict::Survived);
+        let bad = GOOD_UNIT_TESTS.replace("    ok 2 two", "    not ok 2 two");
+        assert_eq!(of(&bad), Verdict::Tests(vec!["azihsm_some/two".to_owned()]));
+        // Another one is not what the list says.
+        let bad = GOOD_UNIT_TESTS.replace("    ok 1 one", "    not ok 1 one");
+        assert_eq!(of(&bad), Verdict::Survived);
+        let dead = GOOD_UNIT_TESTS.replace("ok - kunit", "not ok - kunit");
+        let what = "not so: kunit: the machine ran to its end";
+        assert_eq!(of(&dead), Verdict::Once(what.to_owned()));
+        for text in ["", "2 passed, 0 failed\n"] {
+            assert!(matches!(of(text), Verdict::Error(_)));
         }
     }
 
