@@ -22,7 +22,8 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     time::Delta,
     types::ForLt, //
@@ -181,6 +182,8 @@ pub(crate) struct Ctrl<'bound> {
     tally: Tally,
     // Has a signal while nobody flushes sessions.
     flushing: Pin<KBox<Event>>,
+    // Once the device was stopped for good: whether it is known not to access memory any more.
+    at_rest: SetOnce<bool>,
     // Has a signal while nobody manages virtual functions.
     administering: Pin<KBox<Event>>,
     // Held while orphaned commands are released: a reset has to wait for that to end.
@@ -230,6 +233,7 @@ impl<'bound> Ctrl<'bound> {
             history: KBox::pin_init(new_mutex!(History::new(), "azihsm_history"), GFP_KERNEL)?,
             flush_failures: Atomic::new(0),
             flush_refusals: Atomic::new(0),
+            at_rest: SetOnce::new(),
             flush_stalled: Atomic::new(false),
             looked: KBox::pin_init(new_mutex!(Looked::new(), "azihsm_looked"), GFP_KERNEL)?,
             retry_in_ms: Atomic::new(0),
@@ -289,6 +293,7 @@ impl<'bound> Ctrl<'bound> {
             .stop(Stop::Disable, || self.is_bound())
             .and_then(|()| {
                 self.enabled.set_master();
+                self.enabled.restore_interrupts();
                 self.registers
                     .enable(queue.sq_address(), queue.cq_address(), queue.size())
             })

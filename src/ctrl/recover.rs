@@ -681,21 +681,39 @@ impl Ctrl<'_> {
         }
     }
 
-    /// Stops the device for good and ends what is under way, without a result. May be called more
-    /// than once. Returns whether the device is known not to access memory any more.
+    /// Stops the device for good and ends what is under way, without a result. Returns whether the
+    /// device is known not to access memory any more. May be called more than once, and says the
+    /// same each time: one that did not stop is not safe because it can be seen no longer.
     pub(crate) fn stop(&self) -> bool {
         self.change_condition(Change::Leaving);
         self.recovery().fail_requests();
         self.take_token();
-        let mut safe = self.shut(Stop::Disable, || true).is_ok();
-        if !safe {
-            // The function does not obey its register; the device may obey the bus.
-            safe = !self.enabled.is_present() || (self.may_reset && self.enabled.reset_function());
-            if safe {
-                self.release();
-            }
-        }
+        let safe = self.at_rest.copy().unwrap_or_else(|| {
+            let safe = self.come_to_rest();
+            self.at_rest.populate(safe);
+            safe
+        });
         self.token.signal();
+        safe
+    }
+
+    /// Stops the device in one way or another. Returns whether it has.
+    fn come_to_rest(&self) -> bool {
+        let stop = || self.shut(Stop::Disable, || true);
+        let mut stopped = stop();
+        let is_present = stopped.is_ok() || self.enabled.is_present();
+        if is_present && stopped == Err(ENODEV) {
+            // One read was lost, or it did not answer yet.
+            stopped = stop();
+        }
+        if stopped.is_ok() {
+            return true;
+        }
+        // The function does not obey its register; the device may obey the bus.
+        let safe = !is_present || (self.may_reset && self.enabled.reset_function());
+        if safe {
+            self.release();
+        }
         safe
     }
 

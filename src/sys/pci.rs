@@ -29,6 +29,12 @@ use kernel::{
         },
         Arc, //
     },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::{
         ForLt,
         Opaque, //
@@ -132,24 +138,71 @@ impl<'bound> Enabled<'bound> {
         unsafe { bindings::pci_clear_master(self.as_raw()) };
     }
 
-    /// Returns whether the function is there, as far as configuration accesses tell; for a virtual
-    /// function the physical one is asked.
-    ///
-    /// One that only asks to try again later, as it does while it is being reset, is there and may
-    /// access memory, which `pci_device_is_present()` does not say.
-    pub(crate) fn is_present(&self) -> bool {
-        let mut id = 0;
+    /// Restores messages, if interrupts are by messages and the function has forgotten that, as a
+    /// virtual one has when its physical one was reset: the PCI core sees to that one only.
+    pub(crate) fn restore_interrupts(&self) {
+        let pdev = self.as_raw();
+        let mut control = 0;
 
-        // SAFETY: The function is valid, and so is its physical one as long as it is.
-        let error = unsafe {
-            bindings::pci_read_config_dword(
-                self.answering(),
-                bindings::PCI_VENDOR_ID as c_int,
-                &mut id,
-            )
+        // SAFETY: The function is valid, and where its capability is does not change.
+        unsafe {
+            let place = c_int::from((*pdev).msix_cap) + bindings::PCI_MSIX_FLAGS as c_int;
+            bindings::pci_read_config_word(pdev, place, &mut control);
+        }
+        // CAST: A bit of the word.
+        if control & bindings::PCI_MSIX_FLAGS_ENABLE as u16 == 0 {
+            // SAFETY: The function is valid. What has been set up is written, if anything has, under
+            // the lock of those who set up more or less. If an interrupt is moved to another
+            // processor at that very moment it may be lost, as when the PCI core restores it, and
+            // its queue is looked at by the monitor.
+            unsafe { bindings::pci_restore_msi_state(pdev) };
+        }
+    }
+
+    /// Returns whether the function is there, as far as configuration accesses tell.
+    ///
+    /// One that is being reset may not answer yet, or ask to try again later, and may access memory
+    /// nevertheless, which `pci_device_is_present()` does not say. So this waits for it, and sleeps.
+    pub(crate) fn is_present(&self) -> bool {
+        let began = Instant::<Monotonic>::now();
+        // How often it did not answer in a row.
+        let mut silent = 0;
+        loop {
+            match self.answer() {
+                Answer::Ready => return true,
+                Answer::Unplugged => return false,
+                Answer::Nothing => silent += 1,
+                Answer::Later if began.elapsed() > NOT_READY => return true,
+                Answer::Later => silent = 0,
+            }
+            if silent > SILENT {
+                return false;
+            }
+            fsleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Asks the function whether it is there; of a virtual one the physical one is asked, too.
+    fn answer(&self) -> Answer {
+        let read = |pdev, place: u32| {
+            let mut word = 0;
+            // SAFETY: The function is valid, and so is its physical one as long as it is.
+            let error = unsafe { bindings::pci_read_config_word(pdev, place as c_int, &mut word) };
+            (error == 0).then_some(word)
         };
-        // CAST: The lower half is the vendor identifier; nobody has the one of all ones.
-        error == 0 && id as u16 != u16::MAX
+        // First, as software is told only of this one that it should be read later.
+        match read(self.answering(), bindings::PCI_VENDOR_ID) {
+            None => return Answer::Unplugged,
+            // Nobody has that identifier.
+            Some(u16::MAX) => return Answer::Nothing,
+            Some(RETRY) => return Answer::Later,
+            Some(_) => {}
+        }
+        match read(self.as_raw(), bindings::PCI_COMMAND) {
+            None => Answer::Unplugged,
+            Some(u16::MAX) => Answer::Later,
+            Some(_) => Answer::Ready,
+        }
     }
 
     /// Returns the function that has a vendor identifier: a virtual one's reads as all ones.
@@ -180,8 +233,10 @@ impl<'bound> Enabled<'bound> {
             bindings::pci_wait_for_pending_transaction(pdev);
             bindings::__pci_reset_function_locked(pdev) == 0
         };
-        // What was saved when it was bound: it may not have answered since.
-        restore_state(pdev);
+        if reset {
+            // What was saved before: it may not have answered since.
+            restore_state(pdev);
+        }
         self.clear_master();
         reset
     }
@@ -210,6 +265,32 @@ fn restore_state(pdev: *mut bindings::pci_dev) {
         (*pdev).set_state_saved(1);
     }
 }
+
+/// How a function answers configuration accesses.
+enum Answer {
+    /// As it should.
+    Ready,
+    /// It asks to try again later, or a virtual function does not answer that has a physical one.
+    Later,
+    /// It does not.
+    Nothing,
+    /// The way to it is not there any more, as the PCI core or the host bridge knows.
+    Unplugged,
+}
+
+/// How long it is until the function is asked again.
+const LOOK_AGAIN: Delta = Delta::from_millis(10);
+
+/// How often in a row a function that is being reset may be asked and not answer, in whatever way:
+/// for a second.
+const SILENT: u32 = 100;
+
+/// How long one is waited for that asks to try again later.
+const NOT_READY: Delta = Delta::from_secs(10);
+
+/// What is read as the vendor identifier of such a function, if its root port tells (Request Retry
+/// Status).
+const RETRY: u16 = 0x0001;
 
 /// Why a driver is to leave a function alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -284,8 +365,9 @@ where
     /// Starts the device, unless there is another reason not to, or `reason` was none.
     fn resume(state: &<Self::State as ForLt>::Of<'_>, reason: Hold);
 
-    /// The same before the machine is switched off, is restarted, or starts another kernel, which
-    /// must not take long. [`Self::unbind`] may follow or not.
+    /// Turns users away and ends what is under way, as [`Self::unbind`] does, but waits for nothing
+    /// that only users want: the machine is switched off, restarted, or starts another kernel.
+    /// [`Self::unbind`] may follow or not.
     fn shutdown(state: &<Self::State as ForLt>::Of<'_>, service: &Self::Service);
 }
 

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod hsm;
+pub mod interrupts;
 pub mod kmsg;
 pub mod mark;
 pub mod module;

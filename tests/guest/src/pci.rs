@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The PCI functions, as sysfs shows them.
 
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -45,6 +47,29 @@ pub fn settle(address: &str) -> Result<()> {
 pub fn may_access_memory(address: &str) -> Result<bool> {
     let config = fs::read(directory(address).join("config"))?;
     Ok(config.get(4).context("no command register")? & 4 != 0)
+}
+
+/// Has a function forget that its interrupts are messages, as a virtual one does when its
+/// physical one is reset; the kernel does not know.
+pub fn forget_messages(address: &str) -> Result<()> {
+    const CAPABILITIES: usize = 0x34;
+    const MSIX: u8 = 0x11;
+    const ENABLE: u8 = 0x80;
+
+    let path = directory(address).join("config");
+    let config = fs::read(&path)?;
+    let byte = |place: usize| config.get(place).copied().context("short configuration");
+    let mut place = usize::from(byte(CAPABILITIES)?);
+    while byte(place)? != MSIX {
+        place = usize::from(byte(place + 1)?);
+        ensure!(place != 0, "no MSI-X");
+    }
+    // The upper byte of the control word.
+    let control = place + 3;
+    ensure!(byte(control)? & ENABLE != 0, "interrupts are no messages");
+    let file = fs::File::options().write(true).open(&path)?;
+    file.write_all_at(&[byte(control)? & !ENABLE], control as u64)?;
+    Ok(())
 }
 
 /// Name of the driver that is bound to the function.

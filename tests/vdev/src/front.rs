@@ -73,8 +73,9 @@ struct State {
     unreachable: bool,
     /// How many reads of registers the bus does not answer.
     lost_reads: u32,
-    /// Who reads the vendor identifier is asked to try again.
-    retry: bool,
+    /// Until when who reads the vendor identifier is asked to try again, and nothing
+    /// else is answered.
+    retry: Option<Micros>,
     /// What was written to the command register meanwhile.  QEMU keeps a copy of
     /// it, which interrupts depend on, and the two must be the same again.
     unreached: Vec<(u64, Vec<u8>)>,
@@ -91,7 +92,15 @@ struct State {
 impl State {
     /// Whether accesses have no effect, and reads see ones.
     fn is_silent(&self) -> bool {
-        self.gone || self.unreachable
+        self.gone || self.unreachable || self.retry.is_some()
+    }
+
+    /// Takes in what was written to the command register while nothing was answered.
+    fn catch_up(&mut self) {
+        for (offset, data) in std::mem::take(&mut self.unreached) {
+            self.config.write(offset, &data);
+            self.cut_off = !self.config.bus_master();
+        }
     }
 
     /// Whether BARs answer.
@@ -135,7 +144,7 @@ impl Front {
                 gone: false,
                 unreachable: false,
                 lost_reads: 0,
-                retry: false,
+                retry: None,
                 unreached: Vec::new(),
                 cut_off: false,
                 stopped_by_host: true,
@@ -150,6 +159,16 @@ impl Front {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, as it is by now.
+    fn lock_now(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.retry.is_some_and(|until| self.clock.now() >= until) {
+            state.retry = None;
+            state.catch_up();
+        }
+        state
+    }
+
     fn push(&self, state: &mut State, event: Event) {
         if state.events.len() < MAX_EVENTS {
             state.events.push_back(event);
@@ -160,20 +179,20 @@ impl Front {
 
     /// The guest reads configuration space.
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
-        let state = self.lock();
-        if state.is_silent() {
-            data.fill(0xff);
-        } else {
+        let state = self.lock_now();
+        if !state.is_silent() {
             state.config.read(offset, data);
-            if state.retry && offset == VENDOR && data.len() >= RETRY.len() {
-                data[..RETRY.len()].copy_from_slice(&RETRY);
-            }
+            return;
+        }
+        data.fill(0xff);
+        if state.retry.is_some() && offset == VENDOR && data.len() >= RETRY.len() {
+            data[..RETRY.len()].copy_from_slice(&RETRY);
         }
     }
 
     /// The guest writes configuration space.
     pub fn config_write(&self, offset: u64, data: &[u8]) {
-        let mut state = self.lock();
+        let mut state = self.lock_now();
         if state.is_silent() {
             if (COMMAND..COMMAND + 2).contains(&offset) {
                 state.unreached.push((offset, data.to_vec()));
@@ -185,7 +204,6 @@ impl Front {
         if effect == Effect::FunctionReset {
             // Bus mastering ends with the reset, not when it is handled.
             state.config.reset();
-            state.retry = false;
             state.stopped_by_host = true;
             state.awaited = None;
             self.push(&mut state, Event::FunctionReset);
@@ -194,7 +212,7 @@ impl Front {
 
     /// The guest reads a BAR.
     pub fn bar_read(&self, bar: u32, offset: u64, data: &mut [u8]) {
-        let mut state = self.lock();
+        let mut state = self.lock_now();
         if bar == 4 {
             data.fill(if state.has_memory() { 0 } else { 0xff });
             return;
@@ -221,7 +239,7 @@ impl Front {
 
     /// The guest writes a BAR.
     pub fn bar_write(&self, bar: u32, offset: u64, data: &[u8]) {
-        let mut state = self.lock();
+        let mut state = self.lock_now();
         if bar == 4 {
             return;
         }
@@ -325,7 +343,7 @@ impl Front {
         let mut state = self.lock();
         state.config.reset();
         state.unreached.clear();
-        state.retry = false;
+        state.retry = None;
         state.cut_off = false;
         state.registers.reset();
         state.stopped_by_host = true;
@@ -426,7 +444,7 @@ impl Front {
         let mut state = self.lock();
         state.registers.reset();
         state.awaited = None;
-        state.retry = false;
+        state.retry = None;
     }
 
     /// Whether the function may use DMA and send interrupts.
@@ -465,19 +483,17 @@ impl Front {
         self.lock().lost_reads = count;
     }
 
-    /// Lets who looks for the function be asked to try again, until it is reset.
-    pub fn ask_to_retry(&self) {
-        self.lock().retry = true;
+    /// Lets who looks for the function be asked to try again for so long.
+    pub fn ask_to_retry(&self, micros: Micros) {
+        let until = self.clock.now().saturating_add(micros);
+        self.lock().retry = Some(until);
     }
 
     /// Lets the bus not reach the device, or reach it again.
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut state = self.lock();
         state.unreachable = unreachable;
-        for (offset, data) in std::mem::take(&mut state.unreached) {
-            state.config.write(offset, &data);
-            state.cut_off = !state.config.bus_master();
-        }
+        state.catch_up();
     }
 
     /// Whether accesses have no effect, and reads see ones.

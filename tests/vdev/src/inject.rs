@@ -180,9 +180,12 @@ pub enum Incident {
         /// How many.
         count: u32,
     },
-    /// The function asks to try again later when it is looked for, and works on,
-    /// until its next function level reset.
-    Retry,
+    /// The function asks to try again later when it is looked for, and answers nothing
+    /// else, as in a function level reset, but works on.
+    Retry {
+        /// How long.
+        ms: u64,
+    },
     /// The physical function changes this function's resource count, which
     /// disables it first.
     ForceDisable {

@@ -291,7 +291,7 @@ impl Model {
             Incident::Gone { on: false } => self.come_back(),
             Incident::Unreachable { on } => self.bus.front.set_unreachable(*on),
             Incident::LostReads { count } => self.bus.front.lose_reads(*count),
-            Incident::Retry => self.bus.front.ask_to_retry(),
+            Incident::Retry { ms } => self.bus.front.ask_to_retry(ms.saturating_mul(1000)),
             Incident::ForceDisable { groups } => self.force_disable(*groups),
             Incident::Migrate => {
                 self.sessions.lose();

@@ -257,7 +257,7 @@ fn a_device_that_is_gone_reads_all_ones() {
 }
 
 #[test]
-fn a_function_asks_to_retry_until_it_is_reset() {
+fn a_function_asks_to_retry_for_a_while() {
     let mut bench = busy(3);
     let identifier = |bench: &Bench| {
         let mut id = [0; 4];
@@ -265,11 +265,21 @@ fn a_function_asks_to_retry_until_it_is_reset() {
         id
     };
     let usual = identifier(&bench);
-    bench.model.incident(&Incident::Retry);
+    bench.model.incident(&Incident::Retry { ms: 5 });
     assert_eq!(identifier(&bench)[..2], [1, 0]);
-    assert_eq!(bench.read32(CSTS), 1);
-    function_reset(&mut bench);
+    let mut command = [0; 2];
+    bench.front.config_read(4, &mut command);
+    assert_eq!(command, [0xff; 2]);
+    assert_eq!(bench.read32(CSTS), u32::MAX);
+    let before = left(&bench);
+    bench.write32(CC, 0);
+    bench.step();
+    bench.advance_ms(4);
+    assert_eq!(identifier(&bench)[..2], [1, 0]);
+    bench.advance_ms(1);
     assert_eq!(identifier(&bench), usual);
+    assert_eq!(bench.read32(CSTS), 1);
+    assert_eq!(left(&bench), before);
     bench.assert_clean();
 }
 

@@ -7,6 +7,7 @@ use crate::operation::Scene;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::control::Control;
+use azihsm_guest::interrupts;
 use azihsm_guest::mark;
 use azihsm_guest::pci;
 use nix::sys::resource::getrusage;
@@ -14,7 +15,6 @@ use nix::sys::resource::UsageWho;
 use serde_json::json;
 use serde_json::Map;
 use serde_json::Value;
-use std::fs;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Counters {
         for (value, name) in values.iter_mut().zip(COUNTERS) {
             *value = all[name].as_u64().with_context(|| format!("no {name}"))?;
         }
-        Ok(Self(values, interrupts_handled()?))
+        Ok(Self(values, interrupts::handled()?))
     }
 
     /// What was counted since `before`.
@@ -69,23 +69,6 @@ impl Counters {
         map.insert("handled_by".to_owned(), json!(handled));
         Value::Object(map)
     }
-}
-
-/// How many interrupts of the device each processor has handled.
-fn interrupts_handled() -> Result<Vec<u64>> {
-    let table = fs::read_to_string("/proc/interrupts")?;
-    let mut handled = Vec::new();
-    for row in table.lines().filter(|line| line.contains("PCI-MSIX-")) {
-        let words = row.split_whitespace().skip(1);
-        let counts = words.map_while(|word| word.parse::<u64>().ok());
-        for (processor, count) in counts.enumerate() {
-            if processor == handled.len() {
-                handled.push(0);
-            }
-            handled[processor] += count;
-        }
-    }
-    Ok(handled)
 }
 
 /// How often this process was switched away from.

@@ -24,6 +24,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use azihsm_guest::hsm;
+use azihsm_guest::interrupts;
 use azihsm_guest::kmsg::KernelLog;
 use azihsm_guest::module;
 use azihsm_guest::monitor::Monitor;
@@ -148,7 +149,22 @@ pub fn tests() -> Vec<Test> {
             "recovery/stuck-device-that-asks-to-retry-is-not-gone",
             stuck_retry,
         )
-        .takes(5),
+        .takes(6),
+        Test::new(
+            "recovery/stuck-device-that-is-silent-for-a-moment-is-not-gone",
+            stuck_silent,
+        )
+        .takes(6),
+        Test::new(
+            "recovery/lost-read-does-not-have-the-function-reset",
+            lost_read_at_the_end,
+        )
+        .takes(2),
+        Test::new(
+            "recovery/function-that-forgets-its-messages-gets-them-back",
+            forgotten_messages,
+        )
+        .takes(3),
         Test::new(
             "recovery/stuck-device-keeps-its-memory-for-good",
             stuck_leak,
@@ -822,19 +838,85 @@ fn stuck_unbind(env: &Env) -> Result<()> {
     unbind_stuck(env, || Ok(()))
 }
 
-/// A function that is in the middle of a reset is not gone, and its DMA may not have ended.
+/// A function that is in the middle of a reset is not gone, and its DMA may not have ended. It
+/// cannot be reset until it answers.
 fn stuck_retry(env: &Env) -> Result<()> {
-    let resets = || -> Result<u64> {
-        let counters = env.control()?.counters()?;
-        counters["function_resets"].as_u64().context("no counter")
-    };
+    unbind_unanswered(env, || inject(env, json!({ "fault": "retry", "ms": 1200 })))
+}
+
+/// Nor is one that does not answer for less than a second.
+fn stuck_silent(env: &Env) -> Result<()> {
+    let mut control = env.control()?;
+    thread::scope(|scope| {
+        let mut back = None;
+        unbind_unanswered(env, || {
+            inject(env, json!({ "fault": "unreachable" }))?;
+            back = Some(scope.spawn(move || {
+                thread::sleep(Duration::from_millis(400));
+                control.inject(json!({ "fault": "unreachable", "on": false }))
+            }));
+            Ok(())
+        })?;
+        let back = back.context("it was not tried")?;
+        back.join().expect("does not panic")
+    })
+}
+
+/// Unbinds from a device that does not stop, and does not answer at first either. There are
+/// others on its bus.
+fn unbind_unanswered(env: &Env, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let address = env.address()?;
     let mut before = 0;
-    unbind_stuck(env, || {
-        before = resets()?;
-        inject(env, json!({ "fault": "retry" }))
-    })?;
-    ensure!(resets()? > before, "it was taken for gone");
+    pci::set_reset_method(&address, "flr")?;
+    let result = unbind_stuck(env, || {
+        before = counter(env, "function_resets")?;
+        meanwhile()
+    });
+    pci::set_reset_method(&address, "default")?;
+    result?;
+    ensure!(
+        counter(env, "function_resets")? > before,
+        "it was taken for gone"
+    );
     Ok(())
+}
+
+/// A function level reset takes more from a function than stopping its device does: one read
+/// that is lost is no reason for it.
+fn lost_read_at_the_end(env: &Env) -> Result<()> {
+    let address = env.address()?;
+    let before = counter(env, "function_resets")?;
+    // One whether it is well, one of what it is configured as.
+    inject(env, json!({ "fault": "lost_reads", "count": 2 }))?;
+    pci::unbind(&address)?;
+    check_eq!(counter(env, "function_resets")?, before, "resets");
+    env.control()?.clear_faults()?;
+    pci::bind(&address)?;
+    health::check_well(env)
+}
+
+/// Virtual functions have lost all of their configuration when their physical one is reset. The
+/// kernel restores that one's only.
+fn forgotten_messages(env: &Env) -> Result<()> {
+    let before = enables(env)?;
+    pci::forget_messages(&env.address()?)?;
+    inject(env, json!({ "fault": "force_disable" }))?;
+    let begin = Instant::now();
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < 4 * RESET, "it was not reset");
+    }
+    health::wait_serving(env, RESET)?;
+    let handled = || Ok::<u64, anyhow::Error>(interrupts::handled()?.iter().sum());
+    let (before, begin) = (handled()?, Instant::now());
+    let device = env.open()?;
+    for _ in 0..10 {
+        let outcome = stamp::plain(&device, None, 0, Trust::Full)?;
+        check_eq!(outcome, Outcome::Done, "command");
+    }
+    figure("10 commands after the reset", begin.elapsed());
+    ensure!(handled()? > before, "there were no interrupts");
+    drop(device);
+    health::check_well(env)
 }
 
 /// Unbinds from a device that does not stop, after `meanwhile`.
@@ -883,8 +965,15 @@ fn stuck_for_good(env: &Env, address: &str) -> Result<()> {
     let crowd = waiting_crowd(env)?;
     reset_in_vain(env, &device)?;
     wait_out(&crowd)?;
+    env.control()?.set("cap_to", &json!(6))?;
     let mut log = KernelLog::end()?;
+    let metronome = Metronome::start();
+    let begin = Instant::now();
     pci::unbind(address)?;
+    let time = begin.elapsed();
+    figure("unbinding from a device that nothing stops", time);
+    // It is waited for once, 3.5 s.
+    metronome.check(time, RESET, "unbinding was done")?;
     let messages = log.read_about_driver()?;
     ensure!(
         messages
