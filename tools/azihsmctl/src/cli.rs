@@ -124,7 +124,7 @@ pub struct Reset {
 pub enum Kind {
     /// Disable the controller and enable it again
     Controller,
-    /// By the register for resets of the NVM subsystem
+    /// By the register NSSR, which resets this function only
     Subsystem,
 }
 
