@@ -9,6 +9,7 @@
 //! scenario says.
 
 #![cfg(test)]
+#![deny(unsafe_code)]
 // The threads of the model are coroutines of one thread.
 #![allow(clippy::arc_with_non_send_sync)]
 // What only the rest of the driver uses.

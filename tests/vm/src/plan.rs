@@ -76,6 +76,7 @@ const STARVE_CARD: &[&str] = &[
     "starve/management-ioctls",
     "starve/virtual-functions",
     "starve/bind-some-physical",
+    "starve/bind-all-physical",
 ];
 
 /// Tests that are about more than one device.
@@ -487,6 +488,7 @@ fn everyday() -> Vec<Boot> {
             .smp(1)
             .vectors(16)
             .only(SAMPLE),
+        Boot::new("four-processors", &[]).smp(4).only(SAMPLE),
         Boot::new("iommu-3-vectors-two-devices", &[])
             .iommu()
             .vectors(3)
@@ -543,6 +545,9 @@ fn full() -> Vec<Boot> {
         .devices(2)
         .long(),
         Boot::new("iommu", OF_MACHINE).iommu().long(),
+        // What a device accesses late is what an IOMMU knows of.
+        Boot::new("iommu-recovery", &["recovery", "fault"]).iommu(),
+        Boot::new("four-processors", OF_MACHINE).smp(4),
         Boot::new("one-processor", OF_MACHINE).smp(1).long(),
         Boot::new("16-vectors", OF_MACHINE).vectors(16),
         Boot::new("3-vectors", OF_MACHINE).vectors(3),
@@ -581,7 +586,8 @@ fn debug_full() -> Vec<Boot> {
         Boot::new("debug-card", &["mgmt", "vfs"]).card(8),
         Boot::new("debug-starve-card", &[])
             .card(2)
-            .only(STARVE_CARD),
+            .only(STARVE_CARD)
+            .long(),
         Boot::new("debug-soak", &["soak"]).long().seconds(60),
         Boot::new("debug-chaos", &["chaos"]).long().seconds(60),
         Boot::kunit(),
@@ -602,6 +608,10 @@ fn kasan() -> Vec<Boot> {
         Boot::new("kasan-aes", &["aes"]),
         Boot::new("kasan-steady", &["steady"]),
         Boot::new("kasan-starve-iommu", &["starve"]).iommu(),
+        Boot::new("kasan-starve-mapping", &[])
+            .iommu()
+            .only(&["starve/bind-all-mapping"])
+            .long(),
         Boot::new(
             "kasan-abi",
             &[

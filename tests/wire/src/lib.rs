@@ -9,6 +9,7 @@
 //! alone.  What has to be so is in [`judge`]; values come from
 //! the properties in here, and from a fuzzer in `tests/fuzz`.
 
+#![deny(unsafe_code)]
 // As the driver is written, for which the kernel has other lints.
 #![allow(clippy::precedence)]
 

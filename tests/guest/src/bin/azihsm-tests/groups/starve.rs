@@ -131,7 +131,11 @@ pub fn tests() -> Vec<Test> {
             .takes(1200)
             .seconds(3600)
             .long(),
-        test("bind-mapping", bind_mapping).takes(60),
+        test("bind-some-mapping", |env| bind_mapping(env, 3)).takes(60),
+        test("bind-all-mapping", |env| bind_mapping(env, 1))
+            .takes(600)
+            .seconds(3600)
+            .long(),
         test("management-open", management_open).card(2).takes(10),
         test("management-ioctls", management_ioctls)
             .card(2)
@@ -144,6 +148,12 @@ pub fn tests() -> Vec<Test> {
             .card(2)
             .takes(60)
             .spoils(),
+        test("bind-all-physical", |env| bind_physical(env, 1))
+            .card(2)
+            .takes(1200)
+            .seconds(3600)
+            .spoils()
+            .long(),
     ]
 }
 
@@ -899,8 +909,8 @@ fn bind(env: &Env, step: usize) -> Result<()> {
 }
 
 /// What the driver has for itself cannot be mapped.
-fn bind_mapping(env: &Env) -> Result<()> {
-    bind_within(env, 3, mapping(env, MAP_OWN)?)
+fn bind_mapping(env: &Env, step: usize) -> Result<()> {
+    bind_within(env, step, mapping(env, MAP_OWN)?)
 }
 
 fn bind_within(env: &Env, step: usize, within: Extent) -> Result<()> {
