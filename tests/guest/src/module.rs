@@ -12,13 +12,24 @@ use nix::kmod::delete_module;
 use nix::kmod::finit_module;
 use nix::kmod::DeleteModuleFlags;
 use nix::kmod::ModuleInitFlags;
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::fs::File;
 use std::path::Path;
 
-/// Says where the code of the module is.
-const TEXT: &str = "/sys/module/azihsm/sections/.text";
+/// Names of all modules that are loaded.
+pub fn names() -> Result<BTreeSet<String>> {
+    let table = fs::read_to_string("/proc/modules")?;
+    let names = table.lines().filter_map(|line| line.split(' ').next());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Where the code of a module is.
+pub fn text(name: &str) -> Result<String> {
+    let path = format!("/sys/module/{name}/sections/.text");
+    Ok(fs::read_to_string(&path).context(path)?.trim().to_owned())
+}
 
 /// Whether the module is loaded.
 pub fn is_loaded() -> bool {
@@ -38,11 +49,14 @@ pub fn load_with(file: &Path, parameters: &std::ffi::CStr) -> Result<()> {
     }
     // What ran since the module was loaded last, where that was.
     mark::end();
+    let before = names()?;
     mark::begin();
     let loaded = load();
-    let text = fs::read_to_string(TEXT);
-    let text = text.as_deref().map_or("0x0", str::trim);
-    mark::pass(format!("module azihsm {text}\n").as_bytes());
+    let now = names()?;
+    let name = now.difference(&before).next();
+    let name = name.map_or("azihsm", String::as_str);
+    let text = text(name).unwrap_or_else(|_| "0x0".to_owned());
+    mark::pass(format!("module {name} {text}\n").as_bytes());
     loaded
 }
 

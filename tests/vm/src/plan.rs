@@ -127,7 +127,7 @@ pub enum Instead {
 
 /// Loads the module, which runs its unit tests.
 const KUNIT: &str = "
-/bin/busybox insmod MODULE || exit
+/bin/azihsm-load MODULE || exit
 /bin/busybox cat /sys/kernel/debug/kunit/*/results || exit
 /bin/busybox rmmod azihsm
 ";
@@ -169,7 +169,7 @@ const FUZZ_MEMORY: usize = 2048;
 /// A function with a window of the wrong size is refused, and says so.
 const ODD_BAR: &str = r#"
 echo 1..2
-/bin/busybox insmod MODULE
+/bin/azihsm-load MODULE
 said='azihsm .*: BAR 0 has 8192 bytes, not 4096'
 if [ "$(/bin/busybox dmesg | /bin/busybox grep -c "$said")" -eq 1 ]; then
 	echo 'ok 1 - a BAR of the wrong size is named'
@@ -205,7 +205,7 @@ pf=$($b dirname /sys/bus/pci/devices/*/sriov_totalvfs)
 address=$($b basename "$pf")
 driver=/sys/bus/pci/drivers/azihsm_sriov
 echo TAP version 14
-$b insmod MODULE
+/bin/azihsm-load MODULE
 check bound-without 'bound 0 && there 0 && said "bound, 0 virtual"'
 check enabled-and-bound 'set_to 2 && there 2 && bound 2 && said "following 2, there are 2"'
 check another-number-is-refused '! set_to 3 && there 2'
@@ -221,10 +221,10 @@ echo "$address" >$driver/bind
 check none-when-bound-again 'there 0 && set_to 1 && there 1'
 $b rmmod azihsm_sriov
 check gone-when-unloaded 'there 0 && ! said "left SR-IOV enabled"'
-$b insmod MODULE refused=1
+/bin/azihsm-load MODULE refused=1
 check none-if-the-rest-fails '! set_to 2 && there 0 && bound 0'
 $b rmmod azihsm_sriov
-$b insmod MODULE assigned=1
+/bin/azihsm-load MODULE assigned=1
 check in-use-stay 'set_to 2 && ! set_to 0 && there 2 && bound 2'
 echo "$address" >$driver/unbind
 check in-use-stay-when-unbound 'there 2 && said "all taken: false"'

@@ -7,20 +7,11 @@ use azihsm_guest::module;
 use nix::errno::Errno;
 use nix::kmod::delete_module;
 use nix::kmod::DeleteModuleFlags;
-use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ffi::CString;
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
-
-/// Names of the modules that are loaded.
-fn names() -> Result<BTreeSet<String>> {
-    let table = fs::read_to_string("/proc/modules")?;
-    let names = table.lines().filter_map(|line| line.split(' ').next());
-    Ok(names.map(str::to_owned).collect())
-}
 
 /// A module that is loaded.
 pub struct Loaded {
@@ -30,9 +21,9 @@ pub struct Loaded {
 impl Loaded {
     /// Loads the module in `file` with `parameters`.
     pub fn new(file: &Path, parameters: &CStr) -> Result<Self> {
-        let before = names()?;
+        let before = module::names()?;
         module::load_with(file, parameters)?;
-        let name = names()?.difference(&before).next().cloned();
+        let name = module::names()?.difference(&before).next().cloned();
         Ok(Self {
             name: name.context("no module was loaded")?,
         })
@@ -40,8 +31,7 @@ impl Loaded {
 
     /// Where its code is.
     pub fn text(&self) -> Result<String> {
-        let path = format!("/sys/module/{}/sections/.text", self.name);
-        Ok(fs::read_to_string(&path).context(path)?.trim().to_owned())
+        module::text(&self.name)
     }
 
     /// Unloads it.
