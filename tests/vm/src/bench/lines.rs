@@ -62,6 +62,19 @@ pub fn locate(module: &Path, offsets: impl Iterator<Item = u64>) -> Result<BTree
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
+/// A path without the directories that it goes back from.
+fn direct(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
 fn parse(output: &str) -> Result<BTreeMap<u64, Frames>> {
     let mut located = BTreeMap::new();
     let mut current: Option<&mut Frames> = None;
@@ -77,7 +90,7 @@ fn parse(output: &str) -> Result<BTreeMap<u64, Frames>> {
         let frames = current.as_mut().context("place of no address")?;
         frames.push(Frame {
             function: line.to_owned(),
-            place: place.to_owned(),
+            place: direct(place),
         });
     }
     Ok(located)
@@ -115,6 +128,7 @@ pub fn of_module(
 #[cfg(test)]
 mod tests {
     use super::by_offset;
+    use super::direct;
     use super::parse;
     use crate::bench::plugin::Block;
 
@@ -137,7 +151,7 @@ mod tests {
 
     #[test]
     fn inlined_functions_are_frames() {
-        let output = "0x0000000000000010\ninner\n/x/src/a.rs:1 (discriminator 3)\nouter\n\
+        let output = "0x0000000000000010\ninner\n/x/build/../src/a.rs:1 (discriminator 3)\nouter\n\
                       /x/src/b.rs:2\n0x0000000000000011\n??\n??:0\n";
         let located = parse(output).unwrap();
         let frames = &located[&0x10];
@@ -146,5 +160,11 @@ mod tests {
         assert_eq!(frames[1].function, "outer");
         assert_eq!(located[&0x11].len(), 1);
         assert!(parse("0x10\ninner\n").is_err());
+    }
+
+    #[test]
+    fn a_place_is_named_by_the_shortest_way() {
+        assert_eq!(direct("/t/k/../../s/a.rs:1"), "/s/a.rs:1");
+        assert_eq!(direct("??:0"), "??:0");
     }
 }
