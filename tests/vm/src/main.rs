@@ -27,6 +27,7 @@ use anyhow::Result;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
+use coverage::Recorder;
 use initramfs::Initramfs;
 use kunit::Expected;
 use machine::Config;
@@ -37,7 +38,6 @@ use plan::Instead;
 use plan::Variant;
 use report::Totals;
 use script::Script;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fs;
 use std::mem;
@@ -79,13 +79,14 @@ enum Action {
     Bench(Bench),
     /// Throws calls of all kinds at the driver.
     Fuzz(Fuzz),
-    /// Runs the guest's tests, and tells which lines of the driver they reach.
-    Coverage(Coverage),
+    /// Runs the guest's tests and the kernel's unit tests, and tells which lines of the driver
+    /// they reach.
+    Coverage(Box<Coverage>),
     /// Runs a script in a guest that has what another root file system has.
     Script(Script),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Common {
     /// Kernel of the guest, a bzImage or an ELF image.
     #[arg(long)]
@@ -227,38 +228,16 @@ struct Coverage {
     /// File for the lines that were not reached.
     #[arg(long)]
     missing: PathBuf,
-}
-
-impl Coverage {
-    fn run(&self) -> Result<bool> {
-        self.common.prepare()?;
-        let work = self.common.work.canonicalize()?;
-        let mut boots = plan::of(Variant::Stock, self.full);
-        boots.retain(|boot| {
-            !matches!(boot.instead, Some(Instead::Script(_) | Instead::Kunit(_)))
-                && !boot.config.card
-                && (self.machine.is_empty() || self.machine.iter().any(|name| name == boot.name))
-        });
-        let mut files = Vec::new();
-        for boot in &mut boots {
-            let file = work.join(boot.name).join("plugin");
-            let plugin = self.plugin.display();
-            let out = file.display();
-            boot.coverage = true;
-            boot.config.plugin = Some(format!("{plugin},out={out},modules=on"));
-            files.push(file);
-        }
-        let runner = Runner::new(&self.common, Variant::Stock);
-        let good = runner.test(boots, self.jobs, true)?;
-        let mut reached = BTreeSet::new();
-        for file in files {
-            reached.append(&mut coverage::reached(&file)?);
-        }
-        let (table, missing) = coverage::report(self.common.module()?, &self.source, &reached)?;
-        fs::write(&self.missing, missing)?;
-        print!("{table}");
-        Ok(good)
-    }
+    /// Start no machine, and go by what they recorded the last time, of the same modules, in
+    /// their first tries.
+    #[arg(long)]
+    recorded: bool,
+    /// Kernel for the unit tests inside the kernel.
+    #[arg(long)]
+    kunit_kernel: PathBuf,
+    /// The module for that kernel, with debug information.
+    #[arg(long)]
+    kunit_module: PathBuf,
 }
 
 impl Fuzz {
@@ -338,7 +317,6 @@ impl Test {
             seed: None,
             seconds: None,
             instead: None,
-            coverage: false,
         }]
     }
 }
@@ -432,6 +410,17 @@ impl Common {
         Some(others)
     }
 
+    /// The module that is loaded as the driver: where the guest finds it, and the file.
+    fn loaded(&self, boot: &Boot) -> (&'static str, Option<&Path>) {
+        match self.others(boot).as_deref() {
+            // The one of a neighbour does not take the place of the driver's.
+            Some(&[(name, file), ..]) if boot.config.card || boot.config.sriov => {
+                (name, Some(file))
+            }
+            _ => (MODULE, self.module.as_deref()),
+        }
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
@@ -508,6 +497,8 @@ struct Runner<'a> {
     expected: Option<Expected>,
     /// File that gets a row for each machine.
     summary: Option<&'a Path>,
+    /// Records what is executed of the driver.
+    recorder: Option<&'a Recorder<'a>>,
 }
 
 impl<'a> Runner<'a> {
@@ -517,6 +508,7 @@ impl<'a> Runner<'a> {
             variant,
             expected: None,
             summary: None,
+            recorder: None,
         }
     }
 
@@ -540,15 +532,16 @@ impl<'a> Runner<'a> {
         let common = self.common;
         let dir = machine::boot_directory(&common.work, name)?;
         let others = common.others(boot).unwrap_or_default();
-        let module = match &others[..] {
-            // The one of a neighbour does not take the place of the driver's.
-            [(name, _), ..] if boot.config.card || boot.config.sriov => name,
-            _ => MODULE,
-        };
+        let (module, file) = common.loaded(boot);
+        let mut boot = boot.clone();
+        if let Some(recorder) = self.recorder {
+            let file = file.context("there is no module")?;
+            boot.config.plugin = Some(recorder.of_machine(&dir, file)?);
+        }
         let files = common.files(&dir, &boot.command(module), &others)?;
         let timeout = common.timeout() + Duration::from_secs(boot.seconds.unwrap_or(0));
         let mut once = || -> Result<_> {
-            let mut reader = self.reader(boot)?;
+            let mut reader = self.reader(&boot)?;
             show(&format!("# {}: {}", boot.name, boot.describe()));
             let outcome = machine::run(&files, &boot.config, &dir, timeout, |line| {
                 reader.push(line);
@@ -694,7 +687,7 @@ fn main() -> ExitCode {
         Action::Demo(common) => demo(common),
         Action::Test(options) => options.run(),
         Action::Bench(options) => bench::run(options),
-        Action::Coverage(options) => options.run(),
+        Action::Coverage(options) => coverage::run(options),
         Action::Script(options) => options.run(),
         Action::Fuzz(options) => options.run(),
     };

@@ -109,8 +109,6 @@ pub struct Boot {
     pub seconds: Option<u64>,
     /// What runs instead of the tests.
     pub instead: Option<Instead>,
-    /// Whether it is of interest which code of the driver is reached.
-    pub coverage: bool,
 }
 
 /// What a guest runs that is not one of the tests; its results are in TAP, too, if
@@ -125,12 +123,14 @@ pub enum Instead {
     Fuzz,
 }
 
-/// Loads the module, which runs its unit tests.
-const KUNIT: &str = "
+/// Loads the module, which runs its unit tests. If it is of interest what these reach, it does
+/// nothing else.
+const KUNIT: &str = r#"
+[ -z "$AZIHSM_COVERAGE" ] || echo 0 >/sys/bus/pci/drivers_autoprobe
 /bin/azihsm-load MODULE || exit
 /bin/busybox cat /sys/kernel/debug/kunit/*/results || exit
 /bin/busybox rmmod azihsm
-";
+"#;
 
 /// Unit tests that are built in have run when the first process starts.
 const KUNIT_BUILT_IN: &str = "
@@ -246,7 +246,6 @@ impl Boot {
             seed: None,
             seconds: None,
             instead: None,
-            coverage: false,
         }
     }
 
@@ -358,7 +357,8 @@ impl Boot {
 
     /// What the guest's shell runs.
     pub fn command(&self, module: &str) -> String {
-        let coverage = if self.coverage {
+        // The plugin has to know where the module is.
+        let coverage = if self.config.plugin.is_some() {
             "export AZIHSM_COVERAGE=1\n"
         } else {
             ""
