@@ -44,7 +44,7 @@ help:
 	@echo '  make bench     measure the driver; MODULE=FILE: another one, too, to compare;'
 	@echo "                 PARAMETERS='NAME=VALUE...': that, or else the driver itself, with these"
 	@echo '  make coverage  which lines of the driver the everyday tests in virtual machines and KUnit'
-	@echo '                 reach: 20 minutes, 8 more the first time'
+	@echo '                 reach, and why not the others: 20 minutes, 8 more the first time'
 	@echo '  make fuzz      anything at all as ioctls, on a kernel with the address sanitizer:'
 	@echo '                 SECONDS=600, and SEED=number to have the same calls once more'
 	@echo '  make fuzz-wire  what the driver makes of any completion, list or command at all: SECONDS=60, SEED=number'

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which lines of the driver the tests in virtual machines reach.
+//! Which lines of the driver the tests in virtual machines reach, and why not the others.
 //!
 //! A plugin of QEMU sees each instruction that is executed; the module's debug
 //! information says which lines of the source it comes from.  So the module is the
@@ -11,6 +11,7 @@
 //! information of that module, and counts as far as the one that users load has code of
 //! the same lines: so what is there for tests only does not.
 
+mod reasons;
 mod source;
 
 use crate::bench::lines;
@@ -27,6 +28,7 @@ use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use reasons::Reasons;
 use source::Source;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -403,11 +405,12 @@ impl Options {
     }
 }
 
-/// Runs tests, and tells which lines they reach.
+/// Runs tests, and tells which lines they reach, and why they do not reach the others.
 pub fn run(options: &Options) -> Result<bool> {
     let common = &options.common;
     let module = common.module()?;
     let source = Source::read(&options.source)?;
+    let reasons = Reasons::read(&options.reasons, &source)?;
     let kunit = Common {
         kernel: options.kunit_kernel.clone(),
         module: Some(options.kunit_module.clone()),
@@ -425,14 +428,24 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     print!("{}", table(&files));
-    let mut text = String::new();
-    for (file, number) in missing(&files) {
-        let line = source.line(&file, number).context("no such line")?;
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{file}:{number}: {}    [{}]", line.text, line.scope);
+    let missing = missing(&files);
+    let judgement = reasons.judge(&missing, &source);
+    fs::write(&options.missing, &judgement.text)?;
+    println!(
+        "not reached, with a reason in {}: {}; of these by no test at all: {}",
+        options.reasons.display(),
+        missing.len() - judgement.without,
+        judgement.untested
+    );
+    println!("not reached, without a reason: {}", judgement.without);
+    // Other machines would reach more.
+    if !options.machine.is_empty() {
+        return Ok(good && unit_tests_good);
     }
-    fs::write(&options.missing, text)?;
-    Ok(good && unit_tests_good)
+    for place in &judgement.idle {
+        println!("all reached this time: {place}");
+    }
+    Ok(good && unit_tests_good && judgement.without == 0)
 }
 
 #[cfg(test)]

@@ -232,6 +232,9 @@ struct Coverage {
     /// their first tries.
     #[arg(long)]
     recorded: bool,
+    /// File with the reasons for lines not to be reached.
+    #[arg(long)]
+    reasons: PathBuf,
     /// Kernel for the unit tests inside the kernel.
     #[arg(long)]
     kunit_kernel: PathBuf,

@@ -57,6 +57,13 @@ impl Source {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// All lines, with the names of their files.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &Line)> {
+        self.0
+            .iter()
+            .flat_map(|(name, lines)| lines.iter().map(move |line| (name.as_str(), line)))
+    }
+
     /// A line by its number, from 1 on.
     pub fn line(&self, name: &str, number: u32) -> Option<&Line> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
