@@ -835,7 +835,7 @@ fn stuck(env: &Env) -> Result<()> {
 }
 
 fn stuck_unbind(env: &Env) -> Result<()> {
-    unbind_stuck(env, || Ok(()))
+    unbind_stuck(env, RESET, || Ok(()))
 }
 
 /// A function that is in the middle of a reset is not gone, and its DMA may not have ended. It
@@ -868,7 +868,7 @@ fn unbind_unanswered(env: &Env, meanwhile: impl FnOnce() -> Result<()>) -> Resul
     let address = env.address()?;
     let mut before = 0;
     pci::set_reset_method(&address, "flr")?;
-    let result = unbind_stuck(env, || {
+    let result = unbind_stuck(env, 2 * RESET, || {
         before = counter(env, "function_resets")?;
         meanwhile()
     });
@@ -919,8 +919,12 @@ fn forgotten_messages(env: &Env) -> Result<()> {
     health::check_well(env)
 }
 
-/// Unbinds from a device that does not stop, after `meanwhile`.
-fn unbind_stuck(env: &Env, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Unbinds from a device that does not stop, after `meanwhile`; that may take so long.
+fn unbind_stuck(
+    env: &Env,
+    patience: Duration,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     copy_little(env)?;
     let held = Held::measure()?;
     let address = env.become_virtual()?;
@@ -934,7 +938,7 @@ fn unbind_stuck(env: &Env, meanwhile: impl FnOnce() -> Result<()>) -> Result<()>
     pci::unbind(&address)?;
     let time = begin.elapsed();
     figure("unbinding from a stuck device", time);
-    metronome.check(time, RESET, "unbinding was done")?;
+    metronome.check(time, patience, "unbinding was done")?;
     crowd.wait_end(BACK)?;
     // It was reset through the bus, so nothing is kept any more.
     check_eq!(vmstat::pinned_pages()?, held.pinned, "pinned pages");
