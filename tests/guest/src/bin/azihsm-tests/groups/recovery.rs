@@ -149,7 +149,7 @@ pub fn tests() -> Vec<Test> {
             "recovery/stuck-device-that-asks-to-retry-is-not-gone",
             stuck_retry,
         )
-        .takes(6),
+        .takes(9),
         Test::new(
             "recovery/stuck-device-that-is-silent-for-a-moment-is-not-gone",
             stuck_silent,
@@ -841,7 +841,7 @@ fn stuck_unbind(env: &Env) -> Result<()> {
 /// A function that is in the middle of a reset is not gone, and its DMA may not have ended. It
 /// cannot be reset until it answers.
 fn stuck_retry(env: &Env) -> Result<()> {
-    unbind_unanswered(env, || inject(env, json!({ "fault": "retry", "ms": 1200 })))
+    unbind_unanswered(env, || inject(env, json!({ "fault": "retry", "ms": 4000 })))
 }
 
 /// Nor is one that does not answer for less than a second.
