@@ -359,7 +359,7 @@ impl<'a> Work<'a> {
                     tree.join("incremental").display()
                 ))
                 .args(of_card(options).then_some("AZIHSM_TEST_PF=1"))
-                // That kernel is by another compiler than the one of the distribution is called.
+                // As tests/kernel/build compiles that kernel.
                 .args(by.is_on_debug().then_some("CC=gcc-14"))
                 .arg("modules"),
         )

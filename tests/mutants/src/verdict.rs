@@ -28,7 +28,7 @@ impl Verdict {
         let mut complete = false;
         let mut lines = output.lines().peekable();
         while let Some(line) = lines.next() {
-            if let Some((ok, name)) = test(line) {
+            if let Some((ok, name)) = test(line, " - ") {
                 ran += 1;
                 if !ok {
                     tests.push(name.to_owned());
@@ -74,7 +74,7 @@ impl Verdict {
             };
             if let Some(name) = inner.strip_prefix("# Subtest: ") {
                 suite = name;
-            } else if let Some((ok, name)) = unit_test(inner) {
+            } else if let Some((ok, name)) = test(inner, " ") {
                 if names.iter().any(|one| one == name) {
                     ran += 1;
                     if !ok {
@@ -163,24 +163,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Whether the test that this line is about passed, and its name.
-fn test(line: &str) -> Option<(bool, &str)> {
+/// Whether the test that this line is about passed, and its name, which is behind its number
+/// and `separator`.
+fn test<'a>(line: &'a str, separator: &str) -> Option<(bool, &'a str)> {
     let (ok, rest) = match line.strip_prefix("not ok ") {
         Some(rest) => (false, rest),
         None => (true, line.strip_prefix("ok ")?),
     };
-    let (number, name) = rest.split_once(" - ")?;
-    number.parse::<u32>().ok()?;
-    Some((ok, name))
-}
-
-/// Whether the unit test that this line is about passed, and its name.
-fn unit_test(line: &str) -> Option<(bool, &str)> {
-    let (ok, rest) = match line.strip_prefix("not ok ") {
-        Some(rest) => (false, rest),
-        None => (true, line.strip_prefix("ok ")?),
-    };
-    let (number, name) = rest.split_once(' ')?;
+    let (number, name) = rest.split_once(separator)?;
     number.parse::<u32>().ok()?;
     Some((ok, name))
 }

@@ -385,8 +385,16 @@ fn inject(env: &Env, fault: Value) -> Result<()> {
 
 /// How often the device was enabled.
 fn enables(env: &Env) -> Result<u64> {
-    let counters = env.control()?.counters()?;
-    counters["enables"].as_u64().context("no counter")
+    counter(env, "enables")
+}
+
+/// Waits until it was enabled more often than that.
+fn wait_reset(env: &Env, before: u64) -> Result<()> {
+    let begin = Instant::now();
+    while enables(env)? == before {
+        ensure!(begin.elapsed() < 4 * RESET, "it was not reset");
+    }
+    Ok(())
 }
 
 /// The status of an operation in session `id`.
@@ -443,9 +451,7 @@ fn idle(env: &Env, fault: Value, check: fn(&Device, u16) -> Result<()>) -> Resul
     let before = enables(env)?;
     inject(env, fault)?;
     let begin = Instant::now();
-    while enables(env)? == before {
-        ensure!(begin.elapsed() < 4 * RESET, "it was not reset");
-    }
+    wait_reset(env, before)?;
     health::wait_serving(env, RESET)?;
     figure("idle device, fault to serving again", begin.elapsed());
     ensure!(device.info()?.entropy != entropy, "no new entropy");
@@ -472,9 +478,7 @@ fn under_load(env: &Env, fault: Value) -> Result<()> {
     let before = enables(env)?;
     let begin = Instant::now();
     inject(env, fault)?;
-    while enables(env)? == before {
-        ensure!(begin.elapsed() < 4 * RESET, "it was not reset");
-    }
+    wait_reset(env, before)?;
     crowd.wait_answers(1, BACK)?;
     figure(
         "64 threads, fault to answers of both kinds",
@@ -901,10 +905,7 @@ fn forgotten_messages(env: &Env) -> Result<()> {
     let before = enables(env)?;
     pci::forget_messages(&env.address()?)?;
     inject(env, json!({ "fault": "force_disable" }))?;
-    let begin = Instant::now();
-    while enables(env)? == before {
-        ensure!(begin.elapsed() < 4 * RESET, "it was not reset");
-    }
+    wait_reset(env, before)?;
     health::wait_serving(env, RESET)?;
     let handled = || Ok::<u64, anyhow::Error>(interrupts::handled()?.iter().sum());
     let (before, begin) = (handled()?, Instant::now());
