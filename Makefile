@@ -33,10 +33,10 @@ ENTER := tests/toolchain/enter
 help:
 	@echo 'On a machine with nothing prepared, as root or where users may create namespaces:'
 	@echo '  make run       boot a virtual HSM, load the driver, run a client against it'
-	@echo '  make test      run the tests of every day: 35 minutes, 8 more the first time'
+	@echo '  make test      run the tests of every day: 40 minutes, 8 more the first time'
 	@echo '  make setup     only prepare what these two need, in $(AZIHSM_CACHE)'
 	@echo '  make check     only the checks of the source'
-	@echo '  make test-full long tests and more machines, too: five hours;'
+	@echo '  make test-full long tests and more machines, too: some hours;'
 	@echo "                 PARTS='host stock old debug kasan': of the tests these only; make test"
 	@echo '                 has all of these but kasan'
 	@echo '  make test-install  make the packages, install them on a stock Debian, boot it with a'
@@ -51,7 +51,7 @@ help:
 	@echo '  make chaos     faults, kills, resets and unbinding at random, on a kernel that checks locks:'
 	@echo '                 SECONDS=600, SEED=number'
 	@echo '  make deb       Debian packages, in build/deb: azihsm-dkms, azihsm-dev, azihsmctl'
-	@echo '  make mutants   break the driver in every way, and see a test fail each time: 75 minutes'
+	@echo '  make mutants   break the driver in every way, and see a test fail each time: some 100 minutes'
 	@echo 'On a machine with a Rust-ready kernel directory:'
 	@echo '  make           build azihsm.ko for KVER=$(KVER) against KDIR=$(KDIR)'
 	@echo '  make install   install it'
